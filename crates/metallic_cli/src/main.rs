@@ -1,0 +1,2 @@
+//! The `metallic` command.
+fn main() {}
