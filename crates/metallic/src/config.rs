@@ -1,0 +1,175 @@
+//! Settings from flags, environment and file, in that order of precedence. The only place that
+//! reads environment variables (the `METALLIC_ARG_*` twins of flags belong to the flag parser).
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource};
+use crate::error::{Error, Result};
+use crate::op::{Op, Sdpa};
+
+/// Forces the SDPA backend: `legacy`, `graph`, `mpsgraph` or `auto`.
+pub const FORCE_SDPA_BACKEND: &str = "METALLIC_FORCE_SDPA_BACKEND";
+/// Path of the configuration file.
+pub const CONFIG_FILE: &str = "METALLIC_CONFIG";
+
+/// Policies given by flags, already parsed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlagPolicies {
+    /// `--sdpa-backend`.
+    pub sdpa: Option<Policy>,
+    /// `--backend`.
+    pub all: Option<Policy>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    backend: BackendSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackendSection {
+    all: Option<String>,
+    sdpa: Option<String>,
+}
+
+/// Reads a variable; unset and empty are the same.
+pub type ReadEnv<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's environment.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Resolves every op's policy: flag, then environment, then file, then `auto`.
+///
+/// # Errors
+/// [`Error::UnknownValue`] for a value nobody knows, wherever it stands; [`Error::Config`] for a
+/// file that was named but cannot be read, or has unknown keys.
+pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
+    let from_env = env(FORCE_SDPA_BACKEND)
+        .map(|value| parse(&value, || FORCE_SDPA_BACKEND.to_owned()))
+        .transpose()?;
+    let path = file_path(env);
+    let file = match &path {
+        Some((path, named)) => read_file(path, *named)?,
+        None => File::default(),
+    };
+    let path = path.map(|(path, _)| path).unwrap_or_default();
+    let from_file = |value: &Option<String>, key: &str| -> Result<Option<PolicyChoice>> {
+        let Some(value) = value else { return Ok(None) };
+        let policy = parse(value, || format!("{key} in {}", path.display()))?;
+        Ok(Some(PolicyChoice { policy, source: PolicySource::File(path.clone()) }))
+    };
+    let (file_sdpa, file_all) = (
+        from_file(&file.backend.sdpa, "backend.sdpa")?,
+        from_file(&file.backend.all, "backend.all")?,
+    );
+    let choice = |policy, source| PolicyChoice { policy, source };
+    // A flag for all ops beats the environment's word on one.
+    let sdpa = flags
+        .sdpa
+        .map(|policy| choice(policy, PolicySource::Flag("--sdpa-backend")))
+        .or(flags.all.map(|policy| choice(policy, PolicySource::Flag("--backend"))))
+        .or(from_env.map(|policy| choice(policy, PolicySource::Env(FORCE_SDPA_BACKEND))))
+        .or(file_sdpa);
+    let all = flags
+        .all
+        .map(|policy| choice(policy, PolicySource::Flag("--backend")))
+        .or(file_all)
+        .unwrap_or_default();
+    let mut policies = Policies { all, ..Policies::default() };
+    if let Some(sdpa) = sdpa {
+        policies.ops.insert(Sdpa::ID, sdpa);
+    }
+    Ok(policies)
+}
+
+fn parse(value: &str, setting: impl FnOnce() -> String) -> Result<Policy> {
+    value.parse().map_err(|error| match error {
+        Error::UnknownValue { value, accepted, .. } => {
+            Error::UnknownValue { setting: setting(), value, accepted }
+        }
+        other => other,
+    })
+}
+
+/// The configuration file, and whether it was named (and so must exist).
+fn file_path(env: ReadEnv<'_>) -> Option<(PathBuf, bool)> {
+    if let Some(path) = env(CONFIG_FILE) {
+        return Some((PathBuf::from(path), true));
+    }
+    let base = env("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env("HOME").map(|home| Path::new(&home).join(".config")))?;
+    Some((base.join("metallic/config.toml"), false))
+}
+
+fn read_file(path: &Path, named: bool) -> Result<File> {
+    let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).map_err(|error| config_error(error.to_string())),
+        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) => Err(config_error(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::Backend;
+
+    #[test]
+    fn flags_win_over_environment_over_file() {
+        let dir = std::env::temp_dir().join(format!("metallic-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("config.toml");
+        std::fs::write(&file, "[backend]\nsdpa = \"legacy\"\n").unwrap();
+        let env = |force: Option<&'static str>| {
+            let file = file.display().to_string();
+            move |name: &str| match name {
+                CONFIG_FILE => Some(file.clone()),
+                FORCE_SDPA_BACKEND => force.map(str::to_owned),
+                _ => None,
+            }
+        };
+        let resolve = |flag: Option<Policy>, force| {
+            let flags = FlagPolicies { sdpa: flag, all: None };
+            let policies = policies(flags, &env(force)).unwrap();
+            let choice = policies.choice("sdpa").0.clone();
+            (choice.policy, choice.source)
+        };
+        let auto = Some(Policy::Auto);
+        assert_eq!(
+            resolve(auto, Some("graph")),
+            (Policy::Auto, PolicySource::Flag("--sdpa-backend"))
+        );
+        assert_eq!(
+            resolve(None, Some("mpsgraph")),
+            (Policy::Force(Backend::Graph), PolicySource::Env(FORCE_SDPA_BACKEND))
+        );
+        assert_eq!(
+            resolve(None, None),
+            (Policy::Force(Backend::Legacy), PolicySource::File(file.clone()))
+        );
+        let error = policies(FlagPolicies::default(), &env(Some("metal"))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown value `metal` for METALLIC_FORCE_SDPA_BACKEND; accepted: auto, legacy, \
+             graph (or its alias mpsgraph)"
+        );
+        std::fs::write(&file, "[backend]\nsdps = \"legacy\"\n").unwrap();
+        assert!(policies(FlagPolicies::default(), &env(None)).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let env = |name: &str| (name == CONFIG_FILE).then(|| "/nowhere/metallic.toml".to_owned());
+        assert!(matches!(policies(FlagPolicies::default(), &env), Err(Error::Config { .. })));
+    }
+}

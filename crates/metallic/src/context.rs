@@ -1,0 +1,265 @@
+//! Where ops are called: validates, dispatches, falls back, records.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metallic_instrumentation::{MetricEvent, Recorder};
+
+use crate::cache::ResourceCache;
+use crate::device::Device;
+use crate::dispatch::{Backend, ExecCx, KernelBackendRegistry, Policy, Selection};
+use crate::error::{Error, Result};
+use crate::op::{Op, OpArgs, OpSpec};
+use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
+
+/// A device with its kernels, caches and notebook.
+#[derive(Debug)]
+pub struct Context {
+    device: Arc<dyn Device>,
+    registry: KernelBackendRegistry,
+    cache: ResourceCache,
+    recorder: Recorder,
+    tally: Mutex<Tally>,
+}
+
+/// What ran so far.
+#[derive(Debug, Default)]
+struct Tally {
+    /// The last choice per spec (lengths left out), by hash.
+    last: HashMap<u64, (Backend, &'static str)>,
+    /// Calls and last reason per (op, backend, variant).
+    runs: BTreeMap<(&'static str, Backend, &'static str), (u64, String)>,
+}
+
+/// How often a kernel ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunCount {
+    /// The kernel and the reason of its latest change of choice.
+    pub selection: Selection,
+    /// Calls.
+    pub calls: u64,
+}
+
+impl Context {
+    /// A context on `device` with the kernels of `registry`.
+    pub fn new(
+        device: Arc<dyn Device>,
+        registry: KernelBackendRegistry,
+        cache: ResourceCache,
+        recorder: Recorder,
+    ) -> Self {
+        Self { device, registry, cache, recorder, tally: Mutex::default() }
+    }
+
+    /// Runs one call: checks it, asks the registry, runs the best kernel. Under `auto`, a graph
+    /// that does not compile gives way to the next kernel, with its reason.
+    ///
+    /// # Errors
+    /// What [`Op::check`], the registry or the kernel reports; [`Error::WrongDevice`] for a tensor
+    /// that lies elsewhere.
+    pub fn run<O: Op>(&self, args: &O::Args) -> Result<Selection> {
+        let spec = O::check(args)?;
+        if let Some((binding, got)) = args.misplaced(self.device.id()) {
+            let expected = self.device.id();
+            return Err(Error::WrongDevice { op: O::ID, binding, expected, got });
+        }
+        let candidates = self.registry.candidates::<O>(&spec)?;
+        let forced = matches!(self.registry.policies().choice(O::ID).0.policy, Policy::Force(_));
+        let required = self.registry.policies().required.get(O::ID).copied();
+        let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
+        let last = candidates.len() - 1;
+        let mut failures = String::new();
+        for (index, candidate) in candidates.into_iter().enumerate() {
+            let entry = candidate.entry;
+            if let Some(required) = required.filter(|required| *required != entry.backend) {
+                let (selected, reason) = (entry.backend, failures);
+                return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
+            }
+            match entry.kernel.run(&cx, &spec, args) {
+                Ok(()) => {
+                    let reason = format!("{}{failures}", candidate.reason);
+                    let (backend, variant) = (entry.backend, entry.variant);
+                    let selection = Selection { op: O::ID, backend, variant, reason };
+                    self.note::<O>(&spec, &selection);
+                    return Ok(selection);
+                }
+                Err(error @ (Error::Compile { .. } | Error::CacheFrozen { .. }))
+                    if !forced && index < last =>
+                {
+                    failures = format!("{failures}; {entry:?}: {error}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the registry returns at least one candidate, and the last one returns")
+    }
+
+    /// Counts the call, and records the choice if it is new for this spec.
+    fn note<O: Op>(&self, spec: &O::Spec, selection: &Selection) {
+        let Selection { op, backend, variant, reason } = selection;
+        let mut hasher = DefaultHasher::new();
+        (op, spec.without_lengths()).hash(&mut hasher);
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed =
+            tally.last.insert(hasher.finish(), (*backend, variant)) != Some((*backend, *variant));
+        let run = tally.runs.entry((op, *backend, variant)).or_default();
+        run.0 += 1;
+        if changed {
+            run.1.clone_from(reason);
+            self.recorder.record(|| MetricEvent::KernelBackendSelected {
+                op: (*op).to_owned(),
+                backend: backend.to_string(),
+                variant: (*variant).to_owned(),
+                reason: reason.clone(),
+                spec: spec.to_string(),
+            });
+        }
+    }
+
+    /// What ran so far for `op`, by backend.
+    pub fn runs(&self, op: &str) -> Vec<RunCount> {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally
+            .runs
+            .iter()
+            .filter(|((name, _, _), _)| *name == op)
+            .map(|(&(op, backend, variant), (calls, reason))| RunCount {
+                selection: Selection { op, backend, variant, reason: reason.clone() },
+                calls: *calls,
+            })
+            .collect()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    /// The kernels.
+    pub fn registry(&self) -> &KernelBackendRegistry {
+        &self.registry
+    }
+
+    /// The kernels, to change policies between calls.
+    pub fn registry_mut(&mut self) -> &mut KernelBackendRegistry {
+        &mut self.registry
+    }
+
+    /// The caches.
+    pub fn cache(&self) -> &ResourceCache {
+        &self.cache
+    }
+
+    /// The notebook.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// A dense tensor with unspecified contents.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], also when the size overflows.
+    pub fn empty(&self, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        let bytes = self.dense_bytes(dtype, shape)?;
+        Tensor::new(self.device.allocate(bytes)?, dtype, Layout::contiguous(shape))
+    }
+
+    /// A dense tensor of zero bytes.
+    ///
+    /// # Errors
+    /// As [`Context::empty`].
+    pub fn zeros(&self, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let tensor = self.empty(dtype, shape)?;
+        self.device.zero(&**tensor.buffer())?;
+        Ok(tensor)
+    }
+
+    /// A dense tensor with a copy of `bytes`.
+    ///
+    /// # Errors
+    /// As [`Context::empty`]; [`Error::Layout`] when the size does not match.
+    pub fn upload(&self, dtype: DType, shape: impl Into<Shape>, bytes: &[u8]) -> Result<Tensor> {
+        let shape = shape.into();
+        if self.dense_bytes(dtype, shape)? != bytes.len() {
+            let layout = Layout::contiguous(shape);
+            return Err(Error::Layout { dtype, layout, bytes: bytes.len() });
+        }
+        let tensor = self.empty(dtype, shape)?;
+        self.device.write(&**tensor.buffer(), 0, bytes)?;
+        Ok(tensor)
+    }
+
+    /// A dense f32 tensor with a copy of `values`.
+    ///
+    /// # Errors
+    /// As [`Context::upload`].
+    pub fn upload_f32(&self, shape: impl Into<Shape>, values: &[f32]) -> Result<Tensor> {
+        self.upload(DType::F32, shape, bytemuck::cast_slice(values))
+    }
+
+    /// A dense i32 tensor with a copy of `values`.
+    ///
+    /// # Errors
+    /// As [`Context::upload`].
+    pub fn upload_i32(&self, shape: impl Into<Shape>, values: &[i32]) -> Result<Tensor> {
+        self.upload(DType::I32, shape, bytemuck::cast_slice(values))
+    }
+
+    /// A dense tensor over `bytes`, shared without a copy where the device can.
+    ///
+    /// # Errors
+    /// As [`Context::upload`].
+    pub fn import(
+        &self,
+        dtype: DType,
+        shape: impl Into<Shape>,
+        bytes: HostBytes,
+    ) -> Result<Tensor> {
+        let shape = shape.into();
+        if self.dense_bytes(dtype, shape)? != bytes.len() {
+            let layout = Layout::contiguous(shape);
+            return Err(Error::Layout { dtype, layout, bytes: bytes.len() });
+        }
+        Tensor::new(self.device.import(bytes)?, dtype, Layout::contiguous(shape))
+    }
+
+    /// The bytes of a dense tensor, after all earlier work on it.
+    ///
+    /// # Errors
+    /// [`Error::View`] for a strided tensor; [`Error::Device`] when the device fails.
+    pub fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.dense_bytes(tensor.dtype(), tensor.shape())?];
+        self.read_into(tensor, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The values of a dense f32 tensor, after all earlier work on it.
+    ///
+    /// # Errors
+    /// As [`Context::download`].
+    pub fn download_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        debug_assert_eq!(tensor.dtype(), DType::F32);
+        let mut values = vec![0f32; tensor.shape().elements()];
+        self.read_into(tensor, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    fn read_into(&self, tensor: &Tensor, bytes: &mut [u8]) -> Result<()> {
+        let layout = *tensor.layout();
+        if !layout.is_contiguous() {
+            return Err(Error::View { what: "download", layout });
+        }
+        let offset = layout.offset() / tensor.dtype().block_len() * tensor.dtype().block_bytes();
+        self.device.read(&**tensor.buffer(), offset, bytes)
+    }
+
+    fn dense_bytes(&self, dtype: DType, shape: Shape) -> Result<usize> {
+        let device = self.device.id();
+        shape
+            .checked_elements()
+            .and_then(|elements| dtype.row_bytes(elements))
+            .ok_or(Error::OutOfMemory { device, bytes: usize::MAX })
+    }
+}

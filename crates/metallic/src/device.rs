@@ -1,0 +1,94 @@
+//! What a device offers besides kernels: identity, memory, transfers.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::tensor::{Buffer, HostBytes};
+
+/// Which device: a kind and a number, printed as `cpu:0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceId {
+    /// `cpu`, `metal`, `cuda`, `null`.
+    pub kind: &'static str,
+    /// Number among the devices of that kind.
+    pub index: u32,
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind, self.index)
+    }
+}
+
+/// Bytes held on a device, now and at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes handed out and not returned.
+    pub in_use: usize,
+    /// The highest `in_use` so far.
+    pub peak: usize,
+    /// Bytes kept for reuse.
+    pub pooled: usize,
+}
+
+/// Memory and transfers of one device. Kernels are registered separately.
+pub trait Device: Send + Sync + fmt::Debug {
+    /// Kind and number.
+    fn id(&self) -> DeviceId;
+
+    /// A line for people: the processor's name, cores or memory, instruction sets.
+    fn description(&self) -> String;
+
+    /// A buffer of at least `bytes` bytes with unspecified contents.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>>;
+
+    /// A buffer holding `bytes`, without a copy where the device can read host memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn import(&self, bytes: HostBytes) -> Result<Arc<dyn Buffer>>;
+
+    /// Copies `bytes` into `buffer` at `offset` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the range lies outside or the buffer is read-only.
+    fn write(&self, buffer: &dyn Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Copies out of `buffer` at `offset` bytes, after all earlier work on it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the range lies outside.
+    fn read(&self, buffer: &dyn Buffer, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Fills `buffer` with zero bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the buffer is read-only.
+    fn zero(&self, buffer: &dyn Buffer) -> Result<()>;
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the first failure of that work.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes in use.
+    fn memory(&self) -> MemoryStats;
+
+    /// The bytes of a file: mapped where the device can, read into memory otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Read`] with the operating system's words.
+    fn map_file(&self, path: &Path) -> Result<HostBytes> {
+        std::fs::read(path)
+            .map(HostBytes::new)
+            .map_err(|error| Error::Read { path: path.to_owned(), reason: error.to_string() })
+    }
+}

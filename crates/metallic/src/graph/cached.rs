@@ -1,0 +1,72 @@
+//! Glue: a graph kernel and an executor as one kernel, through the executable cache.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+use metallic_instrumentation::MetricEvent;
+
+use super::executor::{GraphExecutor, LengthPolicy};
+use super::kernel::GraphKernel;
+use crate::cache::GraphKey;
+use crate::dispatch::{ExecCx, KernelInvocable, Support};
+use crate::error::Result;
+use crate::op::{Op, OpSpec};
+
+/// Builds once, compiles once, replays with new lengths and buffers.
+pub struct Cached<O, G> {
+    kernel: G,
+    executor: Arc<dyn GraphExecutor>,
+    build: Arc<str>,
+    op: PhantomData<fn() -> O>,
+}
+
+impl<O: Op, G: GraphKernel<O>> Cached<O, G> {
+    /// `kernel` compiled and run by `executor`.
+    pub fn new(kernel: G, executor: Arc<dyn GraphExecutor>) -> Self {
+        let build = Arc::from(executor.build_id());
+        Self { kernel, executor, build, op: PhantomData }
+    }
+
+    fn keyed(&self, spec: &O::Spec) -> O::Spec {
+        match self.executor.lengths() {
+            LengthPolicy::Dynamic => spec.without_lengths(),
+            LengthPolicy::Bucketed => spec.clone(),
+        }
+    }
+}
+
+impl<O: Op, G: GraphKernel<O>> KernelInvocable<O> for Cached<O, G> {
+    fn supports(&self, spec: &O::Spec) -> Support {
+        match self.kernel.supports(spec) {
+            Support::Yes => self.executor.supports(&self.kernel.build(spec)),
+            no => no,
+        }
+    }
+
+    fn run(&self, cx: &ExecCx<'_>, spec: &O::Spec, args: &O::Args) -> Result<()> {
+        let spec = self.keyed(spec);
+        let key = GraphKey::new::<O>(cx.device.id(), Arc::clone(&self.build), spec.clone());
+        let executable = cx.cache.executables.get_or_compile(key, cx.recorder, || {
+            self.executor.compile(&self.kernel.build(&spec))
+        })?;
+        let start = cx.recorder.is_enabled().then(Instant::now);
+        self.executor.run(&*executable, &self.kernel.feeds(args), self.kernel.output(args))?;
+        if let Some(start) = start {
+            let duration_us = start.elapsed().as_micros() as u64;
+            cx.recorder.record(|| MetricEvent::InternalKernelCompleted {
+                parent_op: O::ID.to_owned(),
+                internal_kernel: format!("{}_encode", O::ID),
+                duration_us,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<O: Op, G: GraphKernel<O>> fmt::Debug for Cached<O, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached").field("op", &O::ID).field("build", &self.build).finish()
+    }
+}
