@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jsonl_line_is_flat_and_a_failed_write_is_reported_once() {
+    fn a_jsonl_line_is_flat_and_a_failed_write_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let recorder = Recorder::new(vec![Box::new(JsonlExporter::create(&path).unwrap())]);
@@ -122,6 +122,5 @@ mod tests {
         let recorder = Recorder::new(vec![Box::new(JsonlExporter::new(Full))]);
         recorder.record(|| access(true));
         assert_eq!(recorder.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert!(recorder.flush().is_ok());
     }
 }
