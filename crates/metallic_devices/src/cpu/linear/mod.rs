@@ -11,6 +11,8 @@ mod quantized;
 mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use metallic::tensor::DType;
 

@@ -11,6 +11,10 @@ use crate::cpu::quant::{Block, with_block};
 use crate::cpu::simd::with_level;
 
 pub(super) fn run(pool: &ThreadPool, task: &Task) {
+    #[cfg(target_arch = "x86_64")]
+    if task.args.level.usable() == crate::cpu::simd::Level::Avx512Vnni {
+        return super::vnni::run(pool, task);
+    }
     with_shared_scratch(|scratch| {
         let x = Activations::quantize(task.args.level, task.args.x, task.k(), scratch);
         with_block!(

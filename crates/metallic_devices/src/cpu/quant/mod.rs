@@ -18,6 +18,8 @@ pub(crate) use q8_0::max_abs;
 pub use q8_0::quantize_row_q8_0;
 
 pub(crate) use block::{Block, with_block};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use iq4::IQ4_CODES;
 pub(crate) use iq4::{Iq4Nl, Iq4Xs};
 pub(crate) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(crate) use legacy_quants::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
