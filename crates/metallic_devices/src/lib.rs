@@ -1,1 +1,5 @@
-//! Devices.
+//! Devices: every line of FFI and of unsafe code lives below this crate.
+//!
+//! This file holds the only gates for operating systems and devices.
+
+pub mod cpu;

@@ -1,0 +1,84 @@
+//! Integer products of 8-bit activations and quantised weights, for every format and level.
+//!
+//! A row of W is unpacked once and multiplied by every row of x, in loops that vectorise. The
+//! formats and machines that matter most have faster paths of their own.
+
+use super::activations::{Activations, BLOCK};
+use super::scratch::{with_shared_scratch, with_task_scratch};
+use super::{Task, split};
+use crate::cpu::pool::ThreadPool;
+use crate::cpu::quant::{Block, with_block};
+use crate::cpu::simd::with_level;
+
+pub(super) fn run(pool: &ThreadPool, task: &Task) {
+    #[cfg(target_arch = "x86_64")]
+    if task.args.level.usable() == crate::cpu::simd::Level::Avx512Vnni {
+        return super::vnni::run(pool, task);
+    }
+    with_shared_scratch(|scratch| {
+        let x = Activations::quantize(task.args.level, task.args.x, task.k(), scratch);
+        with_block!(
+            task.dtype(),
+            B => run_blocks::<B>(pool, task, x),
+            unreachable!("checked by the caller")
+        );
+    });
+}
+
+fn run_blocks<B: Block>(pool: &ThreadPool, task: &Task, x: Activations) {
+    let least = (16 << 10) / task.row_bytes;
+    let (rows, tasks) = split(task.n(), 1, least.max(1), pool.threads());
+    pool.run(tasks, &|index| {
+        let columns = index * rows..task.n().min((index + 1) * rows);
+        with_level(task.args.level, || columns.for_each(|col| column::<B>(task, &x, col)));
+    });
+}
+
+/// One column of y: row `col` of W with every row of x.
+#[inline(always)]
+fn column<B: Block>(task: &Task, x: &Activations, col: usize) {
+    let k = task.k();
+    with_task_scratch(|scratch| {
+        let codes = scratch.a.take::<u8>(k);
+        let scales = scratch.b.take::<f32>(k / B::GROUP);
+        let mins = scratch.c.take::<f32>(k / B::GROUP);
+        let groups = B::LEN / B::GROUP;
+        for (i, block) in task.row(col).chunks_exact(B::BYTES).enumerate() {
+            let group = i * groups..(i + 1) * groups;
+            B::unpack(
+                block,
+                &mut codes[i * B::LEN..(i + 1) * B::LEN],
+                &mut scales[group.clone()],
+                &mut mins[group],
+            );
+        }
+        for row in 0..task.m() {
+            let sum = dot::<B>((codes, scales, mins), x.row(row));
+            // SAFETY: this column belongs to this task.
+            unsafe { task.write(row, col, sum) };
+        }
+    });
+}
+
+/// The product of an unpacked row of W (codes, scales, minimums) and a row of x.
+#[inline(always)]
+fn dot<B: Block>(
+    (codes, scales, mins): (&[u8], &[f32], &[f32]),
+    (x_codes, x_scales, x_sums): (&[i8], &[f32], &[i32]),
+) -> f32 {
+    let mut total = 0.0;
+    let groups = codes.chunks_exact(B::GROUP).zip(x_codes.chunks_exact(B::GROUP));
+    for (g, (codes, x_codes)) in groups.enumerate() {
+        let product: i32 =
+            codes.iter().zip(x_codes).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
+        let x_sum: i32 = x_sums[g * B::GROUP / 16..(g + 1) * B::GROUP / 16].iter().sum();
+        let signed = (product - i32::from(B::OFFSET) * x_sum) as f32;
+        let group = if B::HAS_MIN {
+            scales[g] * signed + mins[g] * x_sum as f32
+        } else {
+            scales[g] * signed
+        };
+        total += x_scales[g * B::GROUP / BLOCK] * group;
+    }
+    total
+}
