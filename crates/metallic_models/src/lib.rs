@@ -1,1 +1,13 @@
-//! Models.
+//! From prompt to text: model files, tokenizers and chat templates.
+//!
+//! This crate names no device and no backend, and maps no file itself: the bytes of a model
+//! arrive as [`metallic::tensor::HostBytes`] from whoever owns the mapping.
+#![forbid(unsafe_code)]
+
+mod error;
+mod tensors;
+
+pub mod gguf;
+
+pub use error::{BoxedError, Error, Result, TensorProblem};
+pub use tensors::{TensorInfo, TensorTable};
