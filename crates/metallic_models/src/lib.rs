@@ -8,6 +8,7 @@ mod error;
 mod tensors;
 
 pub mod gguf;
+pub mod tiny;
 
 pub use error::{BoxedError, Error, Result, TensorProblem};
 pub use tensors::{TensorInfo, TensorTable};
