@@ -194,6 +194,19 @@ pub enum Error {
         /// The parser's answer.
         source: safetensors::SafeTensorError,
     },
+    /// A tensor that a safetensors header places outside the file.
+    #[error(
+        "tensor `{tensor}` ends at byte {end} of the data and the file has {length} bytes; the \
+         download is probably incomplete, fetch the file again"
+    )]
+    TensorPastEnd {
+        /// Its name.
+        tensor: String,
+        /// Its end in bytes, from the start of the data.
+        end: u64,
+        /// Size of the file in bytes.
+        length: u64,
+    },
     /// A file of weights that the index names and the folder lacks.
     #[error("the index names `{shard}`, which the folder lacks; fetch it (it holds `{tensor}`)")]
     MissingShard {

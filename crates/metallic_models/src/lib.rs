@@ -8,7 +8,11 @@ mod error;
 mod tensors;
 
 pub mod gguf;
+pub mod hf_folder;
+pub mod hf_names;
+pub mod safetensors;
 pub mod tiny;
+pub mod transformer;
 
 pub use error::{BoxedError, Error, Result, TensorProblem};
 pub use tensors::{TensorInfo, TensorTable};
