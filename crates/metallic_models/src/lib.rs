@@ -12,6 +12,7 @@ pub mod hf_folder;
 pub mod hf_names;
 pub mod safetensors;
 pub mod tiny;
+pub mod tokenizer;
 pub mod transformer;
 
 pub use error::{BoxedError, Error, Result, TensorProblem};
