@@ -7,10 +7,13 @@
 mod error;
 mod tensors;
 
+pub mod chat_template;
+
 pub mod gguf;
 pub mod hf_folder;
 pub mod hf_names;
 pub mod safetensors;
+pub mod source;
 pub mod tiny;
 pub mod tokenizer;
 pub mod transformer;

@@ -2,6 +2,11 @@
 //!
 //! It tells very short stories; `tiny/README.md` says how it was made. Not a useful assistant.
 
+use metallic::tensor::HostBytes;
+
+use crate::error::Result;
+use crate::source::ModelFiles;
+
 /// Bytes at an address that every element type is aligned to.
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
@@ -11,11 +16,18 @@ static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("../tiny/metallic-tiny-q8
 /// The GGUF file, Q8_0 weights, at an address aligned to 64 bytes.
 pub static GGUF: &[u8] = &FILE.0;
 
+/// The embedded model, parsed.
+///
+/// # Errors
+/// None in practice: the file is the one the tests run with.
+pub fn model() -> Result<ModelFiles> {
+    ModelFiles::from_gguf_bytes(HostBytes::new(GGUF), "Metallic Tiny")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gguf::GgufFile;
-    use metallic::tensor::HostBytes;
 
     #[test]
     fn the_embedded_file_parses_and_its_tensors_are_aligned() {

@@ -1,4 +1,6 @@
 //! The one integration-test binary of this crate.
 
+mod chat_template;
 mod gguf;
+mod models;
 mod tokenizer;
