@@ -94,7 +94,7 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 30;
 
 impl ModelConfig {
-    /// How a format spells its keys, for the messages of [`ModelConfig::check`].
+    /// Refuses impossible values. `key` says how the format spells a field, for the messages.
     fn check(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         let bounds = [
             ("layers", self.n_layers, MAX_LAYERS),
