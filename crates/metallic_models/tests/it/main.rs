@@ -1,0 +1,7 @@
+//! The one integration-test binary of this crate.
+
+mod chat_template;
+mod damage;
+mod gguf;
+mod models;
+mod tokenizer;
