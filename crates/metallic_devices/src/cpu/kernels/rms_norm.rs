@@ -19,6 +19,22 @@ pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]
     });
 }
 
+/// Normalises each row of `x: [rows, width]` in place.
+///
+/// # Panics
+/// When `x` is not whole rows.
+pub fn rms_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], eps: f32) {
+    assert!(x.len().is_multiple_of(weight.len().max(1)), "rows of rms_norm_in_place");
+    with_level(level, || {
+        for x in x.chunks_exact_mut(weight.len().max(1)) {
+            let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+            for (x, weight) in x.iter_mut().zip(weight) {
+                *x *= scale * weight;
+            }
+        }
+    });
+}
+
 /// The operands of [`add_rms_norm`]; all but `weight` are `[rows, width]`.
 pub struct AddRmsNorm<'a> {
     /// The residual stream; receives `x + r`.
