@@ -26,7 +26,7 @@ impl KernelInvocable<Linear> for LegacyLinear {
             x: dense(&args.x),
             m: args.x.shape()[0],
             weight,
-            bias: args.bias.as_ref().map(|bias| dense(bias)),
+            bias: args.bias.as_ref().map(dense),
             precision: match spec.precision {
                 Precision::Quantized => products::Precision::Quantized,
                 Precision::Exact => products::Precision::Exact,
