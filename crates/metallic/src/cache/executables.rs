@@ -141,6 +141,7 @@ impl GraphExecutableCache {
                 return Ok(executable);
             }
             if state.frozen {
+                state.ready.missed(&key, recorder);
                 return Err(Error::CacheFrozen { key: key.to_string() });
             }
             break;
@@ -166,6 +167,7 @@ impl GraphExecutableCache {
             }
             Err(error) => {
                 let reason = error.to_string();
+                state.ready.missed(&key, recorder);
                 state.failed.insert(key.clone(), reason.clone());
                 Err(Error::Compile { key: key.to_string(), reason })
             }
