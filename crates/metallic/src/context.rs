@@ -65,7 +65,11 @@ impl Context {
             return Err(Error::WrongDevice { op: O::ID, binding, expected, got });
         }
         let candidates = self.registry.candidates::<O>(&spec)?;
-        let forced = matches!(self.registry.policies().choice(O::ID).0.policy, Policy::Force(_));
+        // A backend demanded for all ops binds only where it has a kernel.
+        let demanded = match self.registry.policies().choice(O::ID).0.policy {
+            Policy::Force(backend) => Some(backend),
+            Policy::Auto => None,
+        };
         let required = self.registry.policies().required.get(O::ID).copied();
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
@@ -73,7 +77,8 @@ impl Context {
         for (index, candidate) in candidates.into_iter().enumerate() {
             let entry = candidate.entry;
             if let Some(required) = required.filter(|required| *required != entry.backend) {
-                let (selected, reason) = (entry.backend, failures);
+                let selected = entry.backend;
+                let reason = format!("{}{failures}", candidate.reason);
                 return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
             }
             match entry.kernel.run(&cx, &spec, args) {
@@ -85,7 +90,7 @@ impl Context {
                     return Ok(selection);
                 }
                 Err(error @ (Error::Compile { .. } | Error::CacheFrozen { .. }))
-                    if !forced && index < last =>
+                    if demanded != Some(entry.backend) && index < last =>
                 {
                     failures = format!("{failures}; {entry:?}: {error}");
                 }
