@@ -251,6 +251,30 @@ impl Context {
         Ok(values)
     }
 
+    /// Copies the first `len` indices of axis `axis` from one dense tensor to another that
+    /// differs in that axis alone.
+    ///
+    /// # Errors
+    /// [`Error::View`] when `len` is outside either; [`Error::Device`] when the device fails.
+    pub fn copy_prefix(&self, from: &Tensor, to: &Tensor, axis: usize, len: usize) -> Result<()> {
+        let (source, target) = (from.narrow(axis, 0, len)?, to.narrow(axis, 0, len)?);
+        let dtype = from.dtype();
+        let outer: usize = source.shape()[..axis].iter().product();
+        let run: usize = source.shape()[axis..].iter().product();
+        let bytes =
+            dtype.row_bytes(run).ok_or(Error::View { what: "copy", layout: *source.layout() })?;
+        let stride = |tensor: &Tensor| {
+            let elements: usize = tensor.shape()[axis..].iter().product();
+            elements / dtype.block_len() * dtype.block_bytes()
+        };
+        let mut staging = vec![0; bytes];
+        for index in 0..outer {
+            self.device.read(&**source.buffer(), index * stride(from), &mut staging)?;
+            self.device.write(&**target.buffer(), index * stride(to), &staging)?;
+        }
+        Ok(())
+    }
+
     fn read_into(&self, tensor: &Tensor, bytes: &mut [u8]) -> Result<()> {
         let layout = *tensor.layout();
         if !layout.is_contiguous() {
