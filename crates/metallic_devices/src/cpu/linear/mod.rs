@@ -8,7 +8,7 @@
 mod activations;
 mod exact;
 mod quantized;
-mod scratch;
+pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(target_arch = "x86_64")]

@@ -18,6 +18,7 @@ pub(crate) use q8_0::max_abs;
 pub use q8_0::quantize_row_q8_0;
 
 pub(crate) use block::{Block, with_block};
+pub(crate) use half_float::{bf16_bits_to_f32, f16_bits_to_f32};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use iq4::IQ4_CODES;
 pub(crate) use iq4::{Iq4Nl, Iq4Xs};
