@@ -4,7 +4,7 @@
 //! formats and machines that matter most have faster paths of their own.
 
 use super::activations::{Activations, BLOCK};
-use super::scratch::{with_shared_scratch, with_task_scratch};
+use super::scratch::{Scratch, with_shared_scratch, with_task_scratch};
 use super::{Task, split};
 use crate::cpu::pool::ThreadPool;
 use crate::cpu::quant::{Block, with_block};
@@ -30,34 +30,40 @@ fn run_blocks<B: Block>(pool: &ThreadPool, task: &Task, x: Activations) {
     let (rows, tasks) = split(task.n(), 1, least.max(1), pool.threads());
     pool.run(tasks, &|index| {
         let columns = index * rows..task.n().min((index + 1) * rows);
-        with_level(task.args.level, || columns.for_each(|col| column::<B>(task, &x, col)));
+        // The scratch is borrowed outside: what runs through a thread-local is not inlined, and
+        // so not compiled for the level.
+        with_task_scratch(|scratch| {
+            with_level(task.args.level, || {
+                for col in columns {
+                    column::<B>(task, &x, col, scratch);
+                }
+            });
+        });
     });
 }
 
 /// One column of y: row `col` of W with every row of x.
 #[inline(always)]
-fn column<B: Block>(task: &Task, x: &Activations, col: usize) {
+fn column<B: Block>(task: &Task, x: &Activations, col: usize, scratch: &mut Scratch) {
     let k = task.k();
-    with_task_scratch(|scratch| {
-        let codes = scratch.a.take::<u8>(k);
-        let scales = scratch.b.take::<f32>(k / B::GROUP);
-        let mins = scratch.c.take::<f32>(k / B::GROUP);
-        let groups = B::LEN / B::GROUP;
-        for (i, block) in task.row(col).chunks_exact(B::BYTES).enumerate() {
-            let group = i * groups..(i + 1) * groups;
-            B::unpack(
-                block,
-                &mut codes[i * B::LEN..(i + 1) * B::LEN],
-                &mut scales[group.clone()],
-                &mut mins[group],
-            );
-        }
-        for row in 0..task.m() {
-            let sum = dot::<B>((codes, scales, mins), x.row(row));
-            // SAFETY: this column belongs to this task.
-            unsafe { task.write(row, col, sum) };
-        }
-    });
+    let codes = scratch.a.take::<u8>(k);
+    let scales = scratch.b.take::<f32>(k / B::GROUP);
+    let mins = scratch.c.take::<f32>(k / B::GROUP);
+    let groups = B::LEN / B::GROUP;
+    for (i, block) in task.row(col).chunks_exact(B::BYTES).enumerate() {
+        let group = i * groups..(i + 1) * groups;
+        B::unpack(
+            block,
+            &mut codes[i * B::LEN..(i + 1) * B::LEN],
+            &mut scales[group.clone()],
+            &mut mins[group],
+        );
+    }
+    for row in 0..task.m() {
+        let sum = dot::<B>((codes, scales, mins), x.row(row));
+        // SAFETY: this column belongs to this task.
+        unsafe { task.write(row, col, sum) };
+    }
 }
 
 /// The product of an unpacked row of W (codes, scales, minimums) and a row of x.

@@ -35,8 +35,8 @@ pub fn dequantize_row_at(
 
 #[inline(always)]
 fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    let (mut codes, mut scale, mut min) = ([0; 256], [0.0; 16], [0.0; 16]);
     for (block, out) in bytes.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::LEN)) {
-        let (mut codes, mut scale, mut min) = ([0; 256], [0.0; 16], [0.0; 16]);
         let codes = &mut codes[..B::LEN];
         B::unpack(block, codes, &mut scale, &mut min);
         let groups = codes.chunks_exact(B::GROUP).zip(out.chunks_exact_mut(B::GROUP));
