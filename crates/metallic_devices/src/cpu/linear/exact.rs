@@ -2,6 +2,11 @@
 //!
 //! A tile is a few rows for decoding (it stays in the first-level cache) and 64 rows for prefill
 //! (it stays in the second-level cache while x streams by).
+//!
+//! Best of runs on 2 shared Zen 5 cores with AVX-512, n = 4864, k = 1024: f32 53 GB/s with one
+//! row, f16 38, bf16 39; with 512 rows 320 to 410 GFLOP/s for every type. One core held to AVX2:
+//! 60 GFLOP/s. One row by quantised weights is bound by decoding (11 GFLOP/s): models decode with
+//! [`super::Precision::Quantized`].
 
 use metallic::tensor::DType;
 
