@@ -4,8 +4,9 @@
 //!   holds vectors along k which are summed at the end, so nothing is packed or transposed.
 //! - [`gemm_f32_nn`]: C = A · B, B contiguous along n (probabilities times values).
 //!
-//! Versions: AVX-512 (6 × 4 accumulators; 205 GFLOP/s on one Zen 5 core), AVX2 (3 × 4; 60 on the
-//! same core), NEON (4 × 4; not measured), plain. By `benches/linear.rs`, 512 rows, k = 1024.
+//! Versions of both; speeds are of `gemm_f32_nt` on one Zen 5 core with 512 rows and k = 1024, by
+//! `benches/linear.rs`: AVX-512 (6 × 4 accumulators; 215 GFLOP/s), AVX2 (3 × 4; about 60), NEON
+//! (4 × 4; not measured), plain. `gemm_f32_nn` has not been measured.
 //! Not: threads (callers split C) and not quantised operands (`linear`).
 
 use super::simd::Level;
