@@ -83,10 +83,11 @@ impl Layout {
         })
     }
 
-    /// One past the highest element index this view reaches; `None` on overflow.
+    /// One past the highest element index this view reaches, 0 for an empty view; `None` on
+    /// overflow.
     pub fn end(&self) -> Option<usize> {
         if self.shape.contains(&0) {
-            return Some(self.offset);
+            return Some(0);
         }
         let mut last = self.offset;
         for axis in 0..self.shape.len() {
