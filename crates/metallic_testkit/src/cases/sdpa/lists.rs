@@ -49,9 +49,14 @@ pub fn quick() -> Vec<SdpaCase> {
         SdpaCase::new(2, (16, 1), (1, 1025), 64),
         SdpaCase::new(1, (4, 2), (63, 65), 80).causal(),
         SdpaCase::new(1, (2, 2), (9, 17), 64).v_dim(32).causal(),
+        small(4, 9).v_dim(64).causal(),
         small(9, 5).causal(),
         small(3, 40).band(Mask::sliding_window(7).band),
         small(3, 40).scores(Some(0.3), Some(2.0)).causal(),
+        small(3, 40)
+            .scores(Some(0.3), Some(2.0))
+            .mask(CaseMaskKind::Additive(DType::F32), MaskAxes::Rows),
+        small(2, 40).kv_lens(&[7, 33]),
         small(2, 40).causal().kv_lens(&[0, 33]).special(Special::PoisonBehindMask),
         small(64, 64).special(Special::Logits(-120)),
         small(5, 33).causal().special(Special::NanInKey),
@@ -176,7 +181,10 @@ fn scores() -> Vec<SdpaCase> {
         (Some(0.4), Some(1.5)),
     ] {
         for lens in [(1, 65), (17, 33)] {
-            cases.push(SdpaCase::new(2, (4, 2), lens, 64).scores(scale, softcap).causal());
+            let case = SdpaCase::new(2, (4, 2), lens, 64).scores(scale, softcap);
+            cases.push(case.clone().causal());
+            // The mask comes after the bound.
+            cases.push(case.mask(CaseMaskKind::Additive(DType::F32), MaskAxes::PerHead));
         }
     }
     cases
