@@ -273,6 +273,69 @@ pub enum Error {
         /// The template engine's answer, with the line.
         source: minijinja::Error,
     },
+
+    // --- running ---------------------------------------------------------------------------
+    /// A kernel or a device failed, or refused a call.
+    #[error(transparent)]
+    Run(#[from] metallic::Error),
+    /// A prompt, and what is to be generated, exceed the context.
+    #[error(
+        "the prompt has {prompt} tokens{}, but the context holds {context}; shorten the prompt, lower -n or raise -c",
+        if *generate > 0 { format!(" and {generate} more were asked for (-n)") } else { String::new() }
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens to generate.
+        generate: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// There is nothing to begin with.
+    #[error("the prompt is empty and the model has no token to begin with; give a prompt (-p)")]
+    EmptyPrompt,
+    /// A sequence cannot grow further.
+    #[error("{needed} positions do not fit a context of {context}; raise -c")]
+    ContextFull {
+        /// Positions wanted.
+        needed: usize,
+        /// Positions possible.
+        context: usize,
+    },
+    /// The logits hold NaN or infinity.
+    #[error(
+        "the model's logits are not finite after {position} tokens; its weights hold NaN or infinity, or the file is damaged"
+    )]
+    NotFinite {
+        /// Tokens before the failure.
+        position: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} is outside the model's vocabulary of {vocab}")]
+    BadToken {
+        /// The id.
+        id: u32,
+        /// Tokens the model knows.
+        vocab: usize,
+    },
+    /// A batch that is not the cache's.
+    #[error("{tokens} tokens cannot be shared by the {sequences} sequences of the cache")]
+    BadBatch {
+        /// Tokens in the batch.
+        tokens: usize,
+        /// Sequences in the cache.
+        sequences: usize,
+    },
+    /// A cache type that rows do not fit.
+    #[error(
+        "the KV cache cannot be {dtype} with heads of {head_dim}; use f16, bf16, f32, or q8_0 for multiples of 32"
+    )]
+    KvType {
+        /// The wanted type.
+        dtype: DType,
+        /// Width of a head.
+        head_dim: usize,
+    },
 }
 
 /// What is wrong with a tensor's description.
@@ -336,5 +399,11 @@ pub enum TensorProblem {
         got: DType,
         /// The type it should have.
         expected: &'static str,
+    },
+    /// A norm or bias of another type than f32, f16 or bf16.
+    #[error("it is {dtype}, expected f32, f16 or bf16 for a norm or bias")]
+    VectorType {
+        /// The type it has.
+        dtype: DType,
     },
 }

@@ -15,6 +15,9 @@ pub mod safetensors;
 pub mod chat_template;
 pub mod tokenizer;
 
+pub mod generate;
+pub mod kv_cache;
+mod stop;
 pub mod transformer;
 
 pub mod tiny;

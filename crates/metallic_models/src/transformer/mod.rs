@@ -1,4 +1,14 @@
-//! What kind of transformer a model is. Not: its arithmetic.
+//! The transformer: configuration, weights, and one file for each part of a block.
 
 pub mod config;
 pub mod rope;
+
+mod attention;
+mod block;
+mod mlp;
+mod model;
+mod step;
+mod weights;
+
+pub use model::{Logits, Model, ModelOptions};
+pub use step::Batch;

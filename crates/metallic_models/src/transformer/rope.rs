@@ -5,14 +5,7 @@
 
 use std::f64::consts::PI;
 
-/// Which elements of a head form a rotated pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RopePairing {
-    /// Elements `2i` and `2i + 1`: GGUF files of the `llama` architecture.
-    Interleaved,
-    /// Elements `i` and `i + dims / 2`: Hugging Face folders, and GGUF files of `qwen2`, `qwen3`.
-    Half,
-}
+pub use metallic::op::RopePairing;
 
 /// How the frequencies are stretched for contexts longer than the model was trained with.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,152 @@
+//! The whole model: tokens in, logits out. Names no device and no backend.
+
+use metallic::Context;
+use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision};
+use metallic::tensor::{DType, Tensor};
+
+use super::config::ModelConfig;
+use super::step::{Batch, Rotations, Step};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::kv_cache::KvCache;
+use crate::source::ModelFiles;
+
+/// Rows of logits computed at a time when all are wanted: 32 rows of a vocabulary of 151,936
+/// are 19 MB, where 512 would be 311 MB.
+const HEAD_ROWS: usize = 32;
+
+/// How a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Whether activations may be rounded where weights are quantised.
+    pub precision: Precision,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) config: ModelConfig,
+    pub(super) options: ModelOptions,
+    weights: Weights,
+    rotations: Rotations,
+}
+
+/// Which logits a step gives.
+pub enum Logits<'a> {
+    /// None: the step only fills the cache.
+    None,
+    /// Those after each sequence's last token: f32 `[sequences, vocab]`, row-major.
+    Last(&'a mut Vec<f32>),
+    /// Those after every token, handed out row by row: row number in `[sequences * len]`, then
+    /// f32 `[vocab]`.
+    Each(&'a mut dyn FnMut(usize, &[f32]) -> Result<()>),
+}
+
+impl std::fmt::Debug for Logits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Logits::None => "None",
+            Logits::Last(_) => "Last",
+            Logits::Each(_) => "Each",
+        })
+    }
+}
+
+impl Model {
+    /// Puts the tensors of `files` on the context's device.
+    ///
+    /// # Errors
+    /// A missing tensor, one of another shape, or no memory on the device.
+    pub fn load(ctx: &Context, files: &ModelFiles, options: ModelOptions) -> Result<Self> {
+        let config = files.config().clone();
+        let rotations = Rotations::new(&config.rope);
+        Ok(Self { weights: Weights::load(ctx, files)?, rotations, config, options })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Runs `batch` through all layers, appends it to `cache`, and gives the wanted logits.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] when the cache cannot grow that far, [`Error::BadToken`] for an id
+    /// outside the vocabulary, [`Error::BadBatch`] when the batch is not the cache's; what a
+    /// kernel reports.
+    pub fn forward(
+        &self,
+        ctx: &Context,
+        cache: &mut KvCache,
+        batch: Batch<'_>,
+        logits: Logits<'_>,
+    ) -> Result<()> {
+        if batch.sequences != cache.lens().len()
+            || batch.is_empty()
+            || !batch.tokens.len().is_multiple_of(batch.sequences)
+        {
+            let (tokens, sequences) = (batch.tokens.len(), cache.lens().len());
+            return Err(Error::BadBatch { tokens, sequences });
+        }
+        if let Some(&id) = batch.tokens.iter().find(|&&id| id as usize >= self.config.vocab) {
+            return Err(Error::BadToken { id, vocab: self.config.vocab });
+        }
+        cache.reserve(ctx, batch.len())?;
+        let step = Step::new(ctx, batch, cache, &self.rotations)?;
+        let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
+        ctx.run::<Embedding>(&EmbeddingArgs {
+            ids: step.ids.clone(),
+            table: self.weights.token_embd.clone(),
+            out: x.clone(),
+        })?;
+        let mut pending = None;
+        for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
+            pending = Some(self.block(ctx, weights, layer, &step, (&x, pending))?);
+        }
+        cache.advance(step.len);
+        match logits {
+            Logits::None => Ok(()),
+            Logits::Last(out) => {
+                out.resize(step.sequences * self.config.vocab, 0.0);
+                let rows = out.chunks_exact_mut(self.config.vocab);
+                for (sequence, row) in rows.enumerate() {
+                    let last = sequence * step.len + step.len - 1;
+                    row.copy_from_slice(&self.head(ctx, &x, pending.as_ref(), (last, 1))?);
+                }
+                Ok(())
+            }
+            Logits::Each(each) => {
+                for first in (0..step.rows()).step_by(HEAD_ROWS) {
+                    let rows = HEAD_ROWS.min(step.rows() - first);
+                    let values = self.head(ctx, &x, pending.as_ref(), (first, rows))?;
+                    for (row, values) in values.chunks_exact(self.config.vocab).enumerate() {
+                        each(first + row, values)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Final norm and output projection of the rows `first .. first + rows`.
+    fn head(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        pending: Option<&Tensor>,
+        (first, rows): (usize, usize),
+    ) -> Result<Vec<f32>> {
+        let x = x.narrow(0, first, rows)?;
+        let pending = pending.map(|pending| pending.narrow(0, first, rows)).transpose()?;
+        let normed = self.norm(ctx, &x, pending, &self.weights.output_norm)?;
+        let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
+        ctx.run::<Linear>(&LinearArgs {
+            x: normed,
+            weight: self.weights.output.clone(),
+            bias: None,
+            precision: self.options.precision,
+            out: out.clone(),
+        })?;
+        Ok(ctx.download_f32(&out)?)
+    }
+}
