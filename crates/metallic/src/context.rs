@@ -59,6 +59,7 @@ impl Context {
     /// What [`Op::check`], the registry or the kernel reports; [`Error::WrongDevice`] for a tensor
     /// that lies elsewhere.
     pub fn run<O: Op>(&self, args: &O::Args) -> Result<Selection> {
+        let _span = tracing::trace_span!("op", id = O::ID).entered();
         let spec = O::check(args)?;
         if let Some((binding, got)) = args.misplaced(self.device.id()) {
             let expected = self.device.id();

@@ -1,8 +1,9 @@
 //! Speed of attention: µs, GFLOP/s of visible scores, GB/s of keys and values, legacy and graph.
 //!
 //! `cargo bench -p metallic_devices --bench sdpa_kernels -- [filter]`, where the filter is part of
-//! a line's name such as `prefill 512`; then `--threads N`, `--level avx2`. Decoding walks through
-//! copies of the cache as the layers of a model do. The best of several runs is shown, since other
+//! a line's name such as `prefill 512`; then `--threads N`, `--level avx2`, `--copies N`. Decoding
+//! walks through copies of the cache as the layers of a model do; with one copy it may stay in the
+//! processor's caches. The best of several runs is shown, since other
 //! programs share the machine.
 
 #![allow(clippy::print_stdout)]
@@ -28,6 +29,8 @@ struct Case {
     causal: bool,
     q_dtype: DType,
     kv_dtype: DType,
+    /// Calls on tensors of their own, at most.
+    copies: usize,
 }
 
 fn main() {
@@ -40,6 +43,7 @@ fn main() {
         .and_then(|name| Level::ALL.into_iter().find(|level| level.name() == name))
         .unwrap_or(Level::detect());
     let filter = args.first().filter(|arg| !arg.starts_with("--")).cloned().unwrap_or_default();
+    let copies = value("--copies").and_then(|n| n.parse().ok()).unwrap_or(24);
     let contexts = Backend::ALL.map(|backend| context(threads, level, backend));
     println!("{threads} threads, {}", level.usable().name());
     println!("{:44} {:>24} {:>24} {:>7}", "", "legacy", "graph", "ratio");
@@ -49,8 +53,17 @@ fn main() {
                 for dtype in [DType::F32, DType::F16, DType::Bf16] {
                     let (q_dtype, kv_dtype) = (dtype, dtype);
                     let (q_len, kv_len) = (len, len);
-                    let case =
-                        Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype };
+                    let case = Case {
+                        q_len,
+                        kv_len,
+                        q_heads,
+                        kv_heads,
+                        dim,
+                        causal,
+                        q_dtype,
+                        kv_dtype,
+                        copies,
+                    };
                     report(&contexts, &case, &filter);
                 }
             }
@@ -58,8 +71,17 @@ fn main() {
         for kv_len in [512, 4096, 32768] {
             for kv_dtype in [DType::F32, DType::F16, DType::Bf16, DType::Q8_0] {
                 let (q_len, causal, q_dtype) = (1, true, DType::F32);
-                let case =
-                    Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype };
+                let case = Case {
+                    q_len,
+                    kv_len,
+                    q_heads,
+                    kv_heads,
+                    dim,
+                    causal,
+                    q_dtype,
+                    kv_dtype,
+                    copies,
+                };
                 report(&contexts, &case, &filter);
             }
         }
@@ -74,7 +96,7 @@ fn context(threads: usize, level: Level, backend: Backend) -> Context {
 }
 
 fn report(contexts: &[Context; 2], case: &Case, filter: &str) {
-    let Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype } = *case;
+    let Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype, .. } = *case;
     let phase = if q_len == 1 { "decode" } else { "prefill" };
     let mask = if causal && q_len > 1 { " causal" } else { "" };
     let name = format!("{phase} {kv_len}{mask} {q_heads}/{kv_heads} d{dim} {q_dtype}/{kv_dtype}");
@@ -100,9 +122,9 @@ fn report(contexts: &[Context; 2], case: &Case, filter: &str) {
 
 /// Best seconds of a call on each backend; rounds alternate, so that noise hits both.
 fn measure(contexts: &[Context; 2], case: &Case) -> [f64; 2] {
-    let Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype } = *case;
+    let Case { q_len, kv_len, q_heads, kv_heads, dim, causal, q_dtype, kv_dtype, .. } = *case;
     let bytes = kv_heads * kv_len * kv_dtype.row_bytes(dim).unwrap();
-    let copies = if q_len == 1 { ((64 << 20) / (2 * bytes)).clamp(1, 24) } else { 1 };
+    let copies = if q_len == 1 { ((64 << 20) / (2 * bytes)).clamp(1, case.copies) } else { 1 };
     let calls: Vec<Vec<SdpaArgs>> = contexts
         .iter()
         .map(|context| {

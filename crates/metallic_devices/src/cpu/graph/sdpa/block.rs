@@ -5,17 +5,18 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::Plan;
 use super::merge::Partials;
 use super::product::{PANEL_VECTORS, Scores, Values, scores, values};
 use super::softmax::{Running, accumulate};
 use super::tile::{all_finite, decode_row};
+use super::{FEW_ROWS, PREFETCH_KEYS, Plan};
 use crate::cpu::attention::{Attention, NonFinite, Query, add_scaled, soften, take_non_finite};
 use crate::cpu::kernels::convert::encode_row;
 use crate::cpu::linear::scratch::Buffer;
 use crate::cpu::simd::Level;
 use crate::cpu::vector::Plain;
 use crate::cpu::vector_math::F32Math;
+use crate::cpu::view::View;
 
 thread_local! {
     static SCRATCH: RefCell<Buffer> = RefCell::default();
@@ -77,6 +78,15 @@ pub(super) fn run(
     });
 }
 
+/// Asks for the cache lines of a row.
+#[inline(always)]
+fn prefetch_row<V: F32Math>(view: &View, row: [usize; 3]) {
+    let bytes = view.shape[3] / view.dtype.block_len() * view.dtype.block_bytes();
+    for line in (0..bytes).step_by(64) {
+        V::prefetch(view.row(row).wrapping_add(line));
+    }
+}
+
 struct Work<'a> {
     plan: &'a Plan,
     call: &'a Attention,
@@ -136,7 +146,7 @@ impl Work<'_> {
     /// MR keys of a micro-kernel of scores, NV vectors of one of values.
     #[inline(always)]
     unsafe fn run<V: F32Math, const MR: usize, const NV: usize>(&self, buffer: &mut Buffer) {
-        let Self { plan, call, item, rows, .. } = *self;
+        let Self { call, item, rows, .. } = *self;
         let scratch = self.carve::<V>(buffer);
         // SAFETY: `carve` made room for everything; `V`'s instructions exist.
         unsafe { self.pack_queries::<V>(&scratch) };
@@ -145,9 +155,9 @@ impl Work<'_> {
         let all = self.part_of(all);
         let mut tile = all.start;
         while tile < all.end {
-            let tile_end = all.end.min(tile + plan.tile_keys);
+            let tile_end = all.end.min(tile + self.tile_keys());
             // SAFETY: as above; keys are below the live length.
-            let non_finite = unsafe { self.load_tile::<V>(&scratch, tile..tile_end) };
+            let non_finite = unsafe { self.load_tile::<V>(&scratch, tile..tile_end, all.end) };
             for first_row in (0..rows).step_by(panel) {
                 let used = panel.min(rows - first_row);
                 let (some, every) = item.keys(call, first_row..first_row + used);
@@ -173,6 +183,10 @@ impl Work<'_> {
         unsafe { self.finish(&scratch) };
     }
 
+    fn tile_keys(&self) -> usize {
+        if self.rows <= FEW_ROWS { self.plan.few_rows_tile_keys } else { self.plan.tile_keys }
+    }
+
     /// The part of `keys` that this task computes.
     fn part_of(&self, keys: Range<usize>) -> Range<usize> {
         let Some((partials, _, split)) = self.partials else { return keys };
@@ -183,10 +197,10 @@ impl Work<'_> {
 
     #[inline(always)]
     fn carve<V: F32Math>(&self, buffer: &mut Buffer) -> Scratch {
-        let (plan, call) = (self.plan, self.call);
+        let call = self.call;
         let rows = self.rows.next_multiple_of(V::LANES);
         let v_stride = call.v_dim().next_multiple_of(V::LANES);
-        let keys = plan.tile_keys + MAX_KEYS;
+        let keys = self.tile_keys() + MAX_KEYS;
         let sizes = [
             rows * call.head_dim(),
             rows * v_stride,
@@ -243,6 +257,7 @@ impl Work<'_> {
         &self,
         scratch: &Scratch,
         keys: Range<usize>,
+        last: usize,
     ) -> Vec<NonFinite> {
         let Self { call, item, .. } = *self;
         let (dim, v_dim, stride) = (call.head_dim(), call.v_dim(), scratch.v_stride);
@@ -251,6 +266,11 @@ impl Work<'_> {
         unsafe {
             for (at, key) in keys.enumerate() {
                 let row = [item.batch, item.kv_head, key];
+                if self.rows <= FEW_ROWS && key + PREFETCH_KEYS < last {
+                    let ahead = [item.batch, item.kv_head, key + PREFETCH_KEYS];
+                    prefetch_row::<V>(&call.k, ahead);
+                    prefetch_row::<V>(&call.v, ahead);
+                }
                 decode_row::<V>(call.k.dtype, call.k.row(row), dim, scratch.k.add(at * dim));
                 let to = scratch.v.add(at * stride);
                 decode_row::<V>(call.v.dtype, call.v.row(row), v_dim, to);

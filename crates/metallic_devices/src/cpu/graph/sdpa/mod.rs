@@ -42,6 +42,9 @@ pub(super) struct Plan {
     positions: usize,
     /// Keys of a tile.
     tile_keys: usize,
+    /// Keys of a tile when items have few rows: then memory is the limit, and loading is to
+    /// alternate with computing in small portions.
+    few_rows_tile_keys: usize,
 }
 
 /// Rows of an item: enough that decoding a tile of keys costs little against using it.
@@ -50,6 +53,12 @@ const ROWS: usize = 336;
 const POSITIONS: usize = 48;
 /// Floats of a tile of keys, so that it stays in the first-level cache.
 const TILE: usize = 64 * 64;
+/// Rows up to which an item waits for memory rather than for arithmetic.
+const FEW_ROWS: usize = 32;
+/// Their tiles: small against the distance at which keys are asked for ahead.
+const FEW_ROWS_TILE_KEYS: usize = 32;
+/// Keys between the one being decoded and the one being asked for.
+const PREFETCH_KEYS: usize = 64;
 /// Keys below which cutting a sequence further costs more than it brings.
 const SPLIT_KEYS: usize = 256;
 /// Items per thread, so that a thread held up by others delays the rest little.
@@ -61,7 +70,8 @@ impl Plan {
         let Geometry { group, head_dim, v_dim } = geometry;
         let positions = (ROWS / group / POSITIONS * POSITIONS).max(POSITIONS);
         let tile_keys = (TILE / head_dim.max(v_dim)).clamp(32, 128) / 8 * 8;
-        Self { level, threads, positions, tile_keys }
+        let few_rows_tile_keys = FEW_ROWS_TILE_KEYS.min(tile_keys);
+        Self { level, threads, positions, tile_keys, few_rows_tile_keys }
     }
 
     /// Runs one call.
