@@ -29,7 +29,14 @@ pub fn dequantize_row_at(
     with_block!(
         dtype,
         B => with_level(level, || decode_blocks::<B>(bytes, out)),
-        with_level(level, || decode_plain(dtype, bytes, out))
+        {
+            #[cfg(target_arch = "x86_64")]
+            if dtype == DType::F16 && level.usable() >= Level::Avx2 {
+                // SAFETY: the machine has F16C, and `bytes` has two for each element.
+                return unsafe { decode_f16c(bytes, out) };
+            }
+            with_level(level, || decode_plain(dtype, bytes, out));
+        }
     );
 }
 
@@ -47,6 +54,25 @@ fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) {
                 *out = if B::HAS_MIN { scale * signed + min } else { scale * signed };
             }
         }
+    }
+}
+
+/// # Safety
+/// The machine must have F16C, and `bytes` two bytes for each element.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn decode_f16c(bytes: &[u8], out: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let whole = out.len() / 8 * 8;
+    for (out, bytes) in out.chunks_exact_mut(8).zip(bytes.chunks_exact(16)) {
+        // SAFETY: the chunks have 8 floats and 16 bytes.
+        unsafe {
+            let halves = _mm_loadu_si128(bytes.as_ptr().cast());
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
+        }
+    }
+    for (out, bytes) in out[whole..].iter_mut().zip(bytes[2 * whole..].chunks_exact(2)) {
+        *out = f16_bits_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]));
     }
 }
 
