@@ -54,6 +54,11 @@ impl View {
         self.ptr.wrapping_add(bytes)
     }
 
+    /// Bytes from one row to the next along axis 2.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.strides[2]
+    }
+
     /// Bytes from one element of the last axis to the next; 0 where it is broadcast.
     #[inline(always)]
     pub(crate) fn element_stride(&self) -> usize {

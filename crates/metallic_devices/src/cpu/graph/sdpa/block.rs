@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::merge::Partials;
 use super::product::{PANEL_VECTORS, Scores, Values, scores, values};
 use super::softmax::{Running, accumulate};
-use super::tile::{all_finite, decode_row};
+use super::tile::{Rows, all_finite, decode_rows};
 use super::{FEW_ROWS, PREFETCH_KEYS, Plan};
 use crate::cpu::attention::{Attention, NonFinite, Query, add_scaled, soften, take_non_finite};
 use crate::cpu::kernels::convert::encode_row;
@@ -76,15 +76,6 @@ pub(super) fn run(
             }
         }
     });
-}
-
-/// Asks for the cache lines of a row.
-#[inline(always)]
-fn prefetch_row<V: F32Math>(view: &View, row: [usize; 3]) {
-    let bytes = view.shape[3] / view.dtype.block_len() * view.dtype.block_bytes();
-    for line in (0..bytes).step_by(64) {
-        V::prefetch(view.row(row).wrapping_add(line));
-    }
 }
 
 struct Work<'a> {
@@ -157,7 +148,7 @@ impl Work<'_> {
         while tile < all.end {
             let tile_end = all.end.min(tile + self.tile_keys());
             // SAFETY: as above; keys are below the live length.
-            let non_finite = unsafe { self.load_tile::<V>(&scratch, tile..tile_end, all.end) };
+            let non_finite = unsafe { self.load_tile::<V>(&scratch, tile..tile_end) };
             for first_row in (0..rows).step_by(panel) {
                 let used = panel.min(rows - first_row);
                 let (some, every) = item.keys(call, first_row..first_row + used);
@@ -240,7 +231,16 @@ impl Work<'_> {
                 let Query { batch, head, position } = item.query(call, row);
                 // The tile of keys is free: nothing is loaded yet.
                 let query = scratch.k;
-                decode_row::<V>(call.q.dtype, call.q.row([batch, head, position]), dim, query);
+                decode_rows::<V>(Rows {
+                    dtype: call.q.dtype,
+                    from: call.q.row([batch, head, position]),
+                    step: 0,
+                    count: 1,
+                    len: dim,
+                    to: query,
+                    to_stride: 0,
+                    ahead: 0,
+                });
                 let first = row / panel * panel;
                 let width = panel.min(rows - first).next_multiple_of(V::LANES);
                 let to = scratch.q.add(first * dim + row - first);
@@ -257,24 +257,29 @@ impl Work<'_> {
         &self,
         scratch: &Scratch,
         keys: Range<usize>,
-        last: usize,
     ) -> Vec<NonFinite> {
         let Self { call, item, .. } = *self;
         let (dim, v_dim, stride) = (call.head_dim(), call.v_dim(), scratch.v_stride);
         let count = keys.len();
+        let ahead = if self.rows <= FEW_ROWS { PREFETCH_KEYS } else { 0 };
+        let rows = |view: &View, to: *mut f32, to_stride: usize| Rows {
+            dtype: view.dtype,
+            from: view.row([item.batch, item.kv_head, keys.start]),
+            step: view.row_stride(),
+            count,
+            len: view.shape[3],
+            to,
+            to_stride,
+            ahead,
+        };
         // SAFETY: `carve` made room for a tile; the keys exist.
         unsafe {
-            for (at, key) in keys.enumerate() {
-                let row = [item.batch, item.kv_head, key];
-                if self.rows <= FEW_ROWS && key + PREFETCH_KEYS < last {
-                    let ahead = [item.batch, item.kv_head, key + PREFETCH_KEYS];
-                    prefetch_row::<V>(&call.k, ahead);
-                    prefetch_row::<V>(&call.v, ahead);
+            decode_rows::<V>(rows(&call.k, scratch.k, dim));
+            decode_rows::<V>(rows(&call.v, scratch.v, stride));
+            if stride > v_dim {
+                for at in 0..count {
+                    scratch.v.add(at * stride + v_dim).write_bytes(0, stride - v_dim);
                 }
-                decode_row::<V>(call.k.dtype, call.k.row(row), dim, scratch.k.add(at * dim));
-                let to = scratch.v.add(at * stride);
-                decode_row::<V>(call.v.dtype, call.v.row(row), v_dim, to);
-                to.add(v_dim).write_bytes(0, stride - v_dim);
             }
             if all_finite::<V>(scratch.v, count * stride) {
                 return Vec::new();

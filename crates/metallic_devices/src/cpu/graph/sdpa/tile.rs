@@ -7,53 +7,88 @@ use metallic::tensor::DType;
 use crate::cpu::quant::{bf16_bits_to_f32, f16_bits_to_f32};
 use crate::cpu::vector_math::F32Math;
 
-/// Decodes `len` elements of type `dtype`.
+/// Stored rows to decode.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub dtype: DType,
+    /// The first row.
+    pub from: *const u8,
+    /// Bytes from one stored row to the next.
+    pub step: usize,
+    pub count: usize,
+    /// Elements of a row, whole blocks of q8_0.
+    pub len: usize,
+    pub to: *mut f32,
+    /// Elements from one decoded row to the next.
+    pub to_stride: usize,
+    /// How many rows ahead to ask for; 0 for none.
+    pub ahead: usize,
+}
+
+/// Decodes rows.
 ///
 /// # Safety
-/// `from` must hold a row of `len` elements (whole blocks of q8_0), `to` room for as many floats;
-/// `V`'s instructions must exist.
+/// `from` and `to` must hold the rows; `V`'s instructions must exist.
 #[inline(always)]
-pub(super) unsafe fn decode_row<V: F32Math>(
-    dtype: DType,
-    from: *const u8,
-    len: usize,
-    to: *mut f32,
-) {
+pub(super) unsafe fn decode_rows<V: F32Math>(rows: Rows) {
+    let len = rows.len;
     // SAFETY: the caller's promise; q8_0 has a scale and 32 bytes in each 34.
     unsafe {
-        match dtype {
-            DType::F16 => convert::<V, 2>(
-                len,
-                from,
-                to,
-                |at| V::load_f16(at),
-                |at| f16_bits_to_f32(at.cast::<u16>().read_unaligned()),
-            ),
-            DType::Bf16 => convert::<V, 2>(
-                len,
-                from,
-                to,
-                |at| V::load_bf16(at),
-                |at| bf16_bits_to_f32(at.cast::<u16>().read_unaligned()),
-            ),
-            DType::Q8_0 => {
+        match rows.dtype {
+            DType::F16 => each_row::<V>(rows, len * 2, |from, to| {
+                convert::<V, 2>(
+                    len,
+                    from,
+                    to,
+                    |at| V::load_f16(at),
+                    |at| f16_bits_to_f32(at.cast::<u16>().read_unaligned()),
+                );
+            }),
+            DType::Bf16 => each_row::<V>(rows, len * 2, |from, to| {
+                convert::<V, 2>(
+                    len,
+                    from,
+                    to,
+                    |at| V::load_bf16(at),
+                    |at| bf16_bits_to_f32(at.cast::<u16>().read_unaligned()),
+                );
+            }),
+            DType::Q8_0 => each_row::<V>(rows, len / 32 * 34, |from, to| {
                 for block in 0..len / 32 {
                     let from = from.add(block * 34);
-                    let scale = f16_bits_to_f32(from.cast::<u16>().read_unaligned());
+                    let scale = V::splat(f16_bits_to_f32(from.cast::<u16>().read_unaligned()));
                     for at in (0..32).step_by(V::LANES) {
-                        let codes = V::load_i8(from.add(2 + at));
-                        codes.mul(V::splat(scale)).store(to.add(block * 32 + at));
+                        V::load_i8(from.add(2 + at)).mul(scale).store(to.add(block * 32 + at));
                     }
                 }
-            }
-            _ => convert::<V, 4>(
-                len,
-                from,
-                to,
-                |at| V::load(at.cast()),
-                |at| at.cast::<f32>().read_unaligned(),
-            ),
+            }),
+            _ => each_row::<V>(rows, len * 4, |from, to| {
+                convert::<V, 4>(
+                    len,
+                    from,
+                    to,
+                    |at| V::load(at.cast()),
+                    |at| at.cast::<f32>().read_unaligned(),
+                );
+            }),
         }
+    }
+}
+
+/// Calls `decode(from, to)` for each row and asks for later ones. The caller holds the promise of
+/// [`decode_rows`].
+#[inline(always)]
+fn each_row<V: F32Math>(rows: Rows, bytes: usize, decode: impl Fn(*const u8, *mut f32)) {
+    let (mut from, mut to) = (rows.from, rows.to);
+    for _ in 0..rows.count {
+        if rows.ahead > 0 {
+            for line in (0..bytes).step_by(64) {
+                V::prefetch(from.wrapping_add(rows.ahead * rows.step + line));
+            }
+        }
+        decode(from, to);
+        from = from.wrapping_add(rows.step);
+        to = to.wrapping_add(rows.to_stride);
     }
 }
 
