@@ -15,6 +15,7 @@ Needs numpy and gguf, and tokenizers for --text and --prompt (bench/peers/setup 
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -177,9 +178,10 @@ def top(row, count):
     return [[int(i), round(float(row[i]), 5)] for i in np.argsort(-row, kind="stable")[:count]]
 
 
+@functools.cache
 def tokenizer(file):
     """The Hugging Face pipeline of the file's byte-level BPE."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     model, pre = file.value("tokenizer.ggml.model"), file.value("tokenizer.ggml.pre")
     if model != "gpt2" or pre not in ("qwen2", "smollm"):
@@ -197,6 +199,7 @@ def tokenizer(file):
     kinds = file.value("tokenizer.ggml.token_type")
     special = [text for text, kind in zip(vocab, kinds) if kind in (3, 4)]  # control and user defined
     pipeline.add_special_tokens([AddedToken(text, normalized=False) for text in special])
+    pipeline.decoder = decoders.ByteLevel()
     return pipeline
 
 
@@ -220,8 +223,21 @@ def report(file, ids, count):
     }
 
 
+def next_tokens(file, prompt, ids, count):
+    """The likeliest tokens after a prompt: id, text, logit, and NLL."""
+    row = logits(file, ids)[-1]
+    tokens = []
+    for token, logit in top(row, count):
+        text = tokenizer(file).decode([token])
+        if encode(file, prompt + text) == [*ids, token]:  # so that a test can ask for it by its text
+            value = nll(np.stack([row, row]), [0, token])[0]
+            tokens.append({"id": token, "text": text, "logit": logit, "nll": round(float(value), 6)})
+    return tokens
+
+
 def golden(file, args, ids):
     """What a test compares with: the prompt's ids and first-step logits, and the text's NLLs."""
+    config = Config(file)
     prompt_ids = encode(file, args.prompt)
     result = report(file, ids, args.top)
     del result["next_logits"]
@@ -231,7 +247,12 @@ def golden(file, args, ids):
         "command": f"{command} --prompt {json.dumps(args.prompt)}",
         "model": {"file": file.path.name, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()},
         "text": {"file": args.text.name, "sha256": hashlib.sha256(args.text.read_bytes()).hexdigest()},
-        "prompt": {"text": args.prompt, "ids": prompt_ids, "next_logits": top(logits(file, prompt_ids)[-1], args.top)},
+        "kv_values_per_token": 2 * config.layers * config.kv_heads * config.head_dim,
+        "prompt": {
+            "text": args.prompt,
+            "ids": prompt_ids,
+            "next": next_tokens(file, args.prompt, prompt_ids, args.top),
+        },
         **result,
     }
 
