@@ -70,13 +70,17 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         from_file(&file.backend.all, "backend.all")?,
     );
     let choice = |policy, source| PolicyChoice { policy, source };
-    // A flag for all ops beats the environment's word on one.
-    let sdpa = flags
-        .sdpa
-        .map(|policy| choice(policy, PolicySource::Flag("--sdpa-backend")))
-        .or(flags.all.map(|policy| choice(policy, PolicySource::Flag("--backend"))))
-        .or(from_env.map(|policy| choice(policy, PolicySource::Env(FORCE_SDPA_BACKEND))))
-        .or(file_sdpa);
+    // A flag for all ops beats the environment's and the file's word on one, and stays a word on
+    // all: it binds attention only where the device has such a kernel.
+    let sdpa = match flags {
+        FlagPolicies { sdpa: Some(policy), .. } => {
+            Some(choice(policy, PolicySource::Flag("--sdpa-backend")))
+        }
+        FlagPolicies { all: Some(_), .. } => None,
+        FlagPolicies { sdpa: None, all: None } => from_env
+            .map(|policy| choice(policy, PolicySource::Env(FORCE_SDPA_BACKEND)))
+            .or(file_sdpa),
+    };
     let all = flags
         .all
         .map(|policy| choice(policy, PolicySource::Flag("--backend")))
@@ -156,6 +160,12 @@ mod tests {
             resolve(None, None),
             (Policy::Force(Backend::Legacy), PolicySource::File(file.clone()))
         );
+        // A flag for all ops beats the environment too, without binding attention alone.
+        let all = FlagPolicies { sdpa: None, all: Some(Policy::Force(Backend::Graph)) };
+        let resolved = policies(all, &env(Some("legacy"))).unwrap();
+        let (choice, own) = resolved.choice("sdpa");
+        assert_eq!(choice.source, PolicySource::Flag("--backend"));
+        assert!(!own && choice.policy == Policy::Force(Backend::Graph));
         let error = policies(FlagPolicies::default(), &env(Some("metal"))).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -59,13 +59,18 @@ impl Context {
     /// What [`Op::check`], the registry or the kernel reports; [`Error::WrongDevice`] for a tensor
     /// that lies elsewhere.
     pub fn run<O: Op>(&self, args: &O::Args) -> Result<Selection> {
+        let _span = tracing::trace_span!("op", id = O::ID).entered();
         let spec = O::check(args)?;
         if let Some((binding, got)) = args.misplaced(self.device.id()) {
             let expected = self.device.id();
             return Err(Error::WrongDevice { op: O::ID, binding, expected, got });
         }
         let candidates = self.registry.candidates::<O>(&spec)?;
-        let forced = matches!(self.registry.policies().choice(O::ID).0.policy, Policy::Force(_));
+        // A backend demanded for all ops binds only where it has a kernel.
+        let demanded = match self.registry.policies().choice(O::ID).0.policy {
+            Policy::Force(backend) => Some(backend),
+            Policy::Auto => None,
+        };
         let required = self.registry.policies().required.get(O::ID).copied();
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
@@ -73,7 +78,8 @@ impl Context {
         for (index, candidate) in candidates.into_iter().enumerate() {
             let entry = candidate.entry;
             if let Some(required) = required.filter(|required| *required != entry.backend) {
-                let (selected, reason) = (entry.backend, failures);
+                let selected = entry.backend;
+                let reason = format!("{}{failures}", candidate.reason);
                 return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
             }
             match entry.kernel.run(&cx, &spec, args) {
@@ -85,7 +91,7 @@ impl Context {
                     return Ok(selection);
                 }
                 Err(error @ (Error::Compile { .. } | Error::CacheFrozen { .. }))
-                    if !forced && index < last =>
+                    if demanded != Some(entry.backend) && index < last =>
                 {
                     failures = format!("{failures}; {entry:?}: {error}");
                 }
@@ -246,26 +252,30 @@ impl Context {
         Ok(values)
     }
 
-    /// Copies the first `len` indices of axis `axis` from one dense tensor to another that
-    /// differs in that axis alone.
+    /// Copies the first `len` indices of axis `axis` from one dense tensor to another of the same
+    /// element type that differs in that axis alone.
     ///
     /// # Errors
-    /// [`Error::View`] when `len` is outside either; [`Error::Device`] when the device fails.
+    /// [`Error::View`] when `len` is outside either, or the tensors differ in more or are not
+    /// dense; [`Error::Device`] when the device fails.
     pub fn copy_prefix(&self, from: &Tensor, to: &Tensor, axis: usize, len: usize) -> Result<()> {
         let (source, target) = (from.narrow(axis, 0, len)?, to.narrow(axis, 0, len)?);
         let dtype = from.dtype();
+        let alike = source.shape() == target.shape() && dtype == to.dtype();
+        if !alike || !from.layout().is_contiguous() || !to.layout().is_contiguous() {
+            return Err(Error::View { what: "copy a prefix into", layout: *to.layout() });
+        }
+        let bytes = |elements: usize| elements / dtype.block_len() * dtype.block_bytes();
         let outer: usize = source.shape()[..axis].iter().product();
-        let run: usize = source.shape()[axis..].iter().product();
-        let bytes =
-            dtype.row_bytes(run).ok_or(Error::View { what: "copy", layout: *source.layout() })?;
-        let stride = |tensor: &Tensor| {
-            let elements: usize = tensor.shape()[axis..].iter().product();
-            elements / dtype.block_len() * dtype.block_bytes()
+        // Where the run of outer index `index` starts.
+        let start = |tensor: &Tensor, index: usize| {
+            let run: usize = tensor.shape()[axis..].iter().product();
+            bytes(tensor.layout().offset() + index * run)
         };
-        let mut staging = vec![0; bytes];
+        let mut staging = vec![0; bytes(source.shape()[axis..].iter().product())];
         for index in 0..outer {
-            self.device.read(&**source.buffer(), index * stride(from), &mut staging)?;
-            self.device.write(&**target.buffer(), index * stride(to), &staging)?;
+            self.device.read(&**source.buffer(), start(from, index), &mut staging)?;
+            self.device.write(&**target.buffer(), start(to, index), &staging)?;
         }
         Ok(())
     }

@@ -96,6 +96,9 @@ pub struct GraphExecutableCache {
     compiled: Condvar,
 }
 
+/// Failures remembered; beyond this they are forgotten together, and may be tried again.
+const MAX_FAILURES: usize = 256;
+
 struct State {
     ready: Lru<GraphKey, Arc<dyn Executable>>,
     compiling: HashSet<GraphKey>,
@@ -141,6 +144,7 @@ impl GraphExecutableCache {
                 return Ok(executable);
             }
             if state.frozen {
+                state.ready.missed(&key, recorder);
                 return Err(Error::CacheFrozen { key: key.to_string() });
             }
             break;
@@ -166,6 +170,10 @@ impl GraphExecutableCache {
             }
             Err(error) => {
                 let reason = error.to_string();
+                state.ready.missed(&key, recorder);
+                if state.failed.len() >= MAX_FAILURES {
+                    state.failed.clear();
+                }
                 state.failed.insert(key.clone(), reason.clone());
                 Err(Error::Compile { key: key.to_string(), reason })
             }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -49,12 +49,24 @@ pub(super) struct Lru<K, V> {
     hits: u64,
     misses: u64,
     evictions: u64,
+    /// Accesses at the last summary event.
+    summarised: u64,
 }
 
 impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
     pub(super) fn new(name: &'static str, limits: Limits) -> Self {
         let entries = HashMap::new();
-        Self { name, limits, entries, bytes: 0, sequence: 0, hits: 0, misses: 0, evictions: 0 }
+        Self {
+            name,
+            limits,
+            entries,
+            bytes: 0,
+            sequence: 0,
+            hits: 0,
+            misses: 0,
+            evictions: 0,
+            summarised: 0,
+        }
     }
 
     /// Looks `key` up and counts the access.
@@ -71,10 +83,15 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
                 self.hits += 1;
                 self.access_event(key, true, *bytes, recorder);
             }
-            // The event of a miss is recorded by `insert`, which knows the size.
+            // The event of a miss is recorded by `insert`, which knows the size, or `missed`.
             None => self.misses += 1,
         }
         found.map(|(value, _)| value)
+    }
+
+    /// Records a miss that made nothing.
+    pub(super) fn missed(&mut self, key: &K, recorder: &Recorder) {
+        self.access_event(key, false, 0, recorder);
     }
 
     /// Adds what a miss made, then gives up entries until the limits hold again.
@@ -123,7 +140,7 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
         });
     }
 
-    fn access_event(&self, key: &K, hit: bool, bytes: usize, recorder: &Recorder) {
+    fn access_event(&mut self, key: &K, hit: bool, bytes: usize, recorder: &Recorder) {
         if !recorder.is_enabled() {
             return;
         }
@@ -133,7 +150,11 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
             hit,
             bytes: bytes as u64,
         });
-        if (self.hits + self.misses).is_multiple_of(SUMMARY_EVERY) {
+        // Other threads may have counted accesses between a miss and its event, so the hundredth
+        // need not be the one seen here.
+        let accesses = self.hits + self.misses;
+        if accesses / SUMMARY_EVERY > self.summarised / SUMMARY_EVERY {
+            self.summarised = accesses;
             recorder.record(|| self.stats().summary());
         }
     }
@@ -155,13 +176,14 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
     pub(super) fn list(&self) -> Vec<EntryInfo> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.sequence));
+        let now = Instant::now();
         entries
             .into_iter()
             .map(|(key, entry)| EntryInfo {
                 key: key.to_string(),
                 bytes: entry.bytes,
-                age: entry.created.elapsed(),
-                idle: entry.used.elapsed(),
+                age: now - entry.created,
+                idle: now - entry.used,
                 reuse_count: entry.reuse_count,
                 pinned: entry.pinned,
             })
@@ -170,6 +192,7 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
 
     pub(super) fn stats(&self) -> CacheStats {
         let entries = || self.entries.values();
+        let now = Instant::now();
         CacheStats {
             name: self.name,
             hits: self.hits,
@@ -179,12 +202,9 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
             bytes: self.bytes,
             pinned: entries().filter(|entry| entry.pinned).count(),
             frozen: false,
-            oldest_age: entries().map(|entry| entry.created.elapsed()).max().unwrap_or_default(),
-            newest_age: entries().map(|entry| entry.created.elapsed()).min().unwrap_or_default(),
-            longest_idle: entries()
-                .map(|entry| entry.used.elapsed())
-                .max()
-                .unwrap_or(Duration::ZERO),
+            oldest_age: entries().map(|entry| now - entry.created).max().unwrap_or_default(),
+            newest_age: entries().map(|entry| now - entry.created).min().unwrap_or_default(),
+            longest_idle: entries().map(|entry| now - entry.used).max().unwrap_or_default(),
             reuse_count: entries().map(|entry| entry.reuse_count).sum(),
         }
     }

@@ -18,9 +18,12 @@ use metallic_instrumentation::Recorder;
 use super::lru::{Limits, Lru, Shared};
 use super::stats::{CacheStats, EntryInfo};
 use crate::device::{Device, DeviceId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::op::KV_BUCKET;
 use crate::tensor::{Buffer, DType, Layout, Shape, Tensor};
+
+/// Host bytes a mask is built in at a time.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A wanted view: 0 where query `row` may see key `column`, −inf elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,15 +161,26 @@ fn build(
         DType::Bf16 => &bf16::NEG_INFINITY.to_le_bytes(),
         _ => &f32::NEG_INFINITY.to_le_bytes(),
     };
-    let mut bytes = hidden.repeat(rows * width);
-    for row in 0..rows {
-        let (start, end) = band.visible(row, offset, width);
-        if start < end {
-            // Zero bytes are 0.0 in all three types.
-            bytes[(row * width + start) * element..(row * width + end) * element].fill(0);
+    let bytes = rows.checked_mul(width).and_then(|cells| cells.checked_mul(element));
+    let device_id = device.id();
+    let bytes = bytes.ok_or(Error::OutOfMemory { device: device_id, bytes: usize::MAX })?;
+    // The device refuses what it cannot hold; the host then holds a few rows at a time.
+    let buffer = device.allocate(bytes)?;
+    let row_bytes = (width * element).max(1);
+    let rows_at_once = (CHUNK_BYTES / row_bytes).clamp(1, rows.max(1));
+    let mut chunk = Vec::with_capacity(rows_at_once * row_bytes);
+    for first in (0..rows).step_by(rows_at_once) {
+        chunk.clear();
+        for row in first..rows.min(first + rows_at_once) {
+            let start_of_row = chunk.len();
+            chunk.extend(std::iter::repeat_n(hidden, width).flatten());
+            let (start, end) = band.visible(row, offset, width);
+            if start < end {
+                // Zero bytes are 0.0 in all three types.
+                chunk[start_of_row..][start * element..end * element].fill(0);
+            }
         }
+        device.write(&*buffer, first * width * element, &chunk)?;
     }
-    let buffer = device.allocate(bytes.len())?;
-    device.write(&*buffer, 0, &bytes)?;
     Ok(buffer)
 }

@@ -71,6 +71,20 @@ pub(crate) fn dense_f32(
     dense(op, name, tensor)
 }
 
+/// Fails when two indices of a tensor that is written share an element, as in a broadcast view:
+/// kernels write rows from several threads.
+pub(crate) fn no_overlap(op: &'static str, name: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.layout().is_injective() {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        op,
+        what: format!("{name} strides"),
+        expected: "each element at a place of its own, as it is written".to_owned(),
+        got: format!("{:?}", tensor.layout().strides()),
+    })
+}
+
 /// Fails unless the tensor is dense.
 pub(crate) fn dense(op: &'static str, name: &str, tensor: &Tensor) -> Result<()> {
     if tensor.layout().is_contiguous() {

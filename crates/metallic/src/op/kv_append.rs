@@ -16,7 +16,7 @@ pub struct KvAppend;
 pub struct KvAppendArgs {
     /// f32 `[batch, kv_heads, new_len, dim]`, last axis contiguous.
     pub new: Tensor,
-    /// i32 `[batch]`, the first position each sequence writes. The caller guarantees
+    /// i32 `[batch]`, dense, the first position each sequence writes. The caller guarantees
     /// `starts[b] + new_len <= capacity`.
     pub starts: Tensor,
     /// `[batch, kv_heads, capacity, dim]`, f32, f16, bf16 or q8_0, updated in place.
@@ -57,8 +57,10 @@ impl Op for KvAppend {
         check::rows(op, "cache", cache)?;
         let accepted = &[DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
         check::dtype(op, "cache", cache, accepted, "f32, f16, bf16 or q8_0")?;
+        check::no_overlap(op, "cache", cache)?;
         check::rank(op, "starts", starts, "batch")?;
         check::dtype(op, "starts", starts, &[DType::I32], "i32")?;
+        check::dense(op, "starts", starts)?;
         let (ns, cs) = (new.shape(), cache.shape());
         check::axis(op, "cache axis 0 (batch)", cs[0], ns[0], "new's batch")?;
         check::axis(op, "cache axis 1 (kv_heads)", cs[1], ns[1], "new's kv_heads")?;

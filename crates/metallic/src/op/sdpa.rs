@@ -36,7 +36,7 @@ pub struct SdpaArgs {
     pub v: Tensor,
     /// Which keys each query sees.
     pub mask: Mask,
-    /// Live keys of each sequence, i32 `[batch]`; `None` when all `kv_len` are live. Values are
+    /// Live keys of each sequence, i32 `[batch]`, dense; `None` when all `kv_len` are live. Values are
     /// clamped to `0 ..= kv_len`.
     pub kv_lens: Option<Tensor>,
     /// Factor of the scores; `None` for `1 / sqrt(head_dim)`.
@@ -207,6 +207,7 @@ impl Op for Sdpa {
         for (name, tensor) in [("q", q), ("k", k), ("v", v), ("out", out)] {
             check::rows(op, name, tensor)?;
         }
+        check::no_overlap(op, "out", out)?;
         let (qs, ks, vs, os) = (q.shape(), k.shape(), v.shape(), out.shape());
         let [batch, q_heads, q_len, head_dim] = [qs[0], qs[1], qs[2], qs[3]];
         let [kv_heads, kv_len, v_dim] = [ks[1], ks[2], vs[3]];
@@ -237,6 +238,7 @@ impl Op for Sdpa {
         if let Some(lens) = kv_lens {
             check::rank(op, "kv_lens", lens, "batch")?;
             check::dtype(op, "kv_lens", lens, &[DType::I32], "i32")?;
+            check::dense(op, "kv_lens", lens)?;
             check::axis(op, "kv_lens axis 0 (batch)", lens.shape()[0], batch, "q's batch")?;
         }
         let scale = scale.unwrap_or_else(|| (1.0 / (head_dim as f64).sqrt()) as f32);

@@ -63,10 +63,31 @@ impl Layout {
         }
     }
 
-    /// One past the highest element index this view reaches; `None` on overflow.
+    /// True when no two indices lie at one place: sorted by stride, each axis steps over
+    /// everything the smaller ones reach. (Layouts that interleave without sharing are refused
+    /// too; no view makes them.)
+    pub fn is_injective(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
+        let mut axes: [(usize, usize); MAX_RANK] = [(0, 1); MAX_RANK];
+        for (axis, slot) in axes.iter_mut().zip(self.strides.iter().zip(self.shape.iter())) {
+            *axis = (*slot.0, *slot.1);
+        }
+        axes.sort_unstable();
+        let mut reach = 0usize;
+        axes.into_iter().filter(|(_, dim)| *dim > 1).all(|(stride, dim)| {
+            let steps_over = stride > reach;
+            reach = reach.saturating_add(stride.saturating_mul(dim - 1));
+            steps_over
+        })
+    }
+
+    /// One past the highest element index this view reaches, 0 for an empty view; `None` on
+    /// overflow.
     pub fn end(&self) -> Option<usize> {
         if self.shape.contains(&0) {
-            return Some(self.offset);
+            return Some(0);
         }
         let mut last = self.offset;
         for axis in 0..self.shape.len() {
@@ -160,6 +181,17 @@ mod tests {
         let row = dense(&[2, 1, 1, 7]).broadcast(Shape::new(&[2, 3, 5, 7])).unwrap();
         assert_eq!(row.strides(), [7, 0, 0, 1]);
         assert!(dense(&[4, 7]).broadcast(Shape::new(&[2, 3, 5, 7])).is_none());
+    }
+
+    #[test]
+    fn written_views_share_no_element() {
+        let layout = dense(&[2, 3, 4, 8]);
+        assert!(layout.is_injective());
+        let permuted = layout.permute(&[0, 2, 1, 3]).unwrap().narrow(3, 2, 5).unwrap();
+        assert!(permuted.is_injective());
+        assert!(!dense(&[1, 8]).broadcast(Shape::new(&[4, 8])).unwrap().is_injective());
+        let sliding = |step| Layout::strided(Shape::new(&[4, 8]), &[step, 1], 0).unwrap();
+        assert!(!sliding(7).is_injective() && sliding(8).is_injective());
     }
 
     #[test]

@@ -32,16 +32,14 @@ impl Tensor {
     /// A view of `buffer`.
     ///
     /// # Errors
-    /// [`Error::Layout`] when the view reaches past the buffer, or a quantised row is no whole
-    /// number of blocks.
+    /// [`Error::Layout`] when the view reaches past the buffer, or splits a block of a quantised
+    /// type: rows are whole blocks of neighbours and start at whole blocks.
     pub fn new(buffer: Arc<dyn Buffer>, dtype: DType, layout: Layout) -> Result<Self> {
         let fits = layout
             .end()
             .and_then(|end| dtype.row_bytes(end.next_multiple_of(dtype.block_len())))
             .is_some_and(|bytes| bytes <= buffer.bytes());
-        let whole_blocks = layout.offset().is_multiple_of(dtype.block_len())
-            && (!dtype.is_quantized()
-                || layout.shape().last().is_some_and(|row| row.is_multiple_of(dtype.block_len())));
+        let whole_blocks = !dtype.is_quantized() || blocks_are_whole(dtype, &layout);
         if !fits || !whole_blocks {
             return Err(Error::Layout { dtype, layout, bytes: buffer.bytes() });
         }
@@ -109,4 +107,12 @@ impl Tensor {
         let layout = layout.ok_or(Error::View { what, layout: self.layout })?;
         Self::new(Arc::clone(&self.buffer), self.dtype, layout)
     }
+}
+
+fn blocks_are_whole(dtype: DType, layout: &Layout) -> bool {
+    let whole = |elements: &usize| elements.is_multiple_of(dtype.block_len());
+    let Some((row, outer)) = layout.strides().split_last() else { return false };
+    let rows = *row == 1 && layout.shape().last().is_some_and(whole);
+    rows && whole(&layout.offset())
+        && outer.iter().zip(layout.shape().iter()).all(|(stride, dim)| *dim <= 1 || whole(stride))
 }

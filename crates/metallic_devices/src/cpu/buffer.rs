@@ -178,6 +178,12 @@ pub(crate) fn data_ptr(tensor: &Tensor) -> *mut u8 {
     buffer(tensor).start().wrapping_add(offset)
 }
 
+/// [`data_ptr`] of a tensor that a kernel writes.
+pub(crate) fn output_ptr(tensor: &Tensor) -> *mut u8 {
+    assert!(buffer(tensor).is_writable(), "kernels never write into a mapped file");
+    data_ptr(tensor)
+}
+
 /// The bytes of a dense tensor.
 pub(crate) fn dense_bytes(tensor: &Tensor) -> &[u8] {
     debug_assert!(tensor.layout().is_contiguous());

@@ -5,7 +5,11 @@
 
 mod buffer;
 mod device;
+mod graph;
 mod legacy;
+
+mod attention;
+mod view;
 
 pub mod exp;
 pub mod gemm_f32;
@@ -15,6 +19,10 @@ pub mod pool;
 pub mod quant;
 pub mod simd;
 mod vector;
+mod vector_math;
+
+#[cfg(test)]
+mod sdpa_tests;
 
 pub use buffer::CPU;
 pub use device::{CpuDevice, CpuOptions};
@@ -22,10 +30,14 @@ pub use device::{CpuDevice, CpuOptions};
 use std::sync::Arc;
 
 use metallic::dispatch::{Backend, KernelBackendRegistry};
+use metallic::graph::Cached;
+use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::op::Sdpa;
 
+use self::graph::CpuGraphExecutor;
 use self::legacy::{
     Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
-    LegacySwiGlu,
+    LegacySdpa, LegacySwiGlu,
 };
 
 /// Every kernel of the CPU, one line each.
@@ -34,12 +46,16 @@ fn register(
     pool: &Arc<pool::ThreadPool>,
     level: simd::Level,
 ) {
+    let executor = Arc::new(CpuGraphExecutor::new(Arc::clone(pool), level));
+    let sdpa_graph = Cached::<Sdpa, _>::new(SdpaGraphKernel, executor);
     let cpu = || Cpu { pool: Arc::clone(pool), level };
     registry.register(Backend::Legacy, "rows", LegacyEmbedding(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyRmsNorm(cpu()));
     registry.register(Backend::Legacy, "blocks", LegacyLinear(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyRope(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(cpu()));
+    registry.register(Backend::Graph, "fused", sdpa_graph);
+    registry.register(Backend::Legacy, "composed", LegacySdpa(cpu()));
     registry.register(Backend::Legacy, "rows", LegacySwiGlu(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
 }

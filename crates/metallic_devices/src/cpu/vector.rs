@@ -31,6 +31,14 @@ pub(crate) unsafe trait F32Lanes: Copy {
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 4]);
 
+impl Plain {
+    /// `f` of each pair of lanes.
+    #[inline(always)]
+    pub(crate) fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
 // SAFETY: plain Rust.
 unsafe impl F32Lanes for Plain {
     const LANES: usize = 4;

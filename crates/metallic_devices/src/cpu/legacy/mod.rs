@@ -6,6 +6,7 @@ mod kv_append;
 mod linear;
 mod rms_norm;
 mod rope;
+mod sdpa;
 mod swiglu;
 
 pub(crate) use add::LegacyAdd;
@@ -14,6 +15,7 @@ pub(crate) use kv_append::LegacyKvAppend;
 pub(crate) use linear::LegacyLinear;
 pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
+pub(crate) use sdpa::LegacySdpa;
 pub(crate) use swiglu::LegacySwiGlu;
 
 use std::sync::Arc;

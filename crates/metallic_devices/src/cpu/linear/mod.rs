@@ -6,9 +6,11 @@
 //! Not: repacked weights, and not validation of models; lengths are asserted once, here.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod exact;
 mod quantized;
-mod scratch;
+pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(target_arch = "x86_64")]

@@ -9,10 +9,10 @@ struct Line([u8; 64]);
 
 /// A growing buffer that starts on a cache line.
 #[derive(Default)]
-pub(super) struct Buffer(Vec<Line>);
+pub(crate) struct Buffer(Vec<Line>);
 
 /// Element types for which any bytes are a value.
-pub(super) trait Element: bytemuck::Pod {}
+pub(crate) trait Element: bytemuck::Pod {}
 
 impl Element for u8 {}
 impl Element for i8 {}
@@ -21,7 +21,7 @@ impl Element for f32 {}
 
 impl Buffer {
     /// `len` elements with whatever an earlier call left in them, from a cache line on.
-    pub(super) fn take<T: Element>(&mut self, len: usize) -> &mut [T] {
+    pub(crate) fn take<T: Element>(&mut self, len: usize) -> &mut [T] {
         let lines = (len * size_of::<T>()).div_ceil(64);
         if self.0.len() < lines {
             self.0.resize(lines, Line([0; 64]));

@@ -1,6 +1,6 @@
 //! Stored element types on the CPU: block layouts, decoding to f32, encoding to Q8_0.
 //!
-//! Every quantised format is read through one shape, [`Block`]: unsigned codes with a scale and
+//! Every quantised format is read through one shape, `Block`: unsigned codes with a scale and
 //! a minimum or a fixed offset per group of 16 or 32 elements. Decoding to f32, integer dot
 //! products and tile packing are written once over that shape.
 //! Not: encoding to anything but Q8_0; models arrive quantised.
@@ -18,6 +18,7 @@ pub(crate) use q8_0::max_abs;
 pub use q8_0::quantize_row_q8_0;
 
 pub(crate) use block::{Block, with_block};
+pub(crate) use half_float::{bf16_bits_to_f32, f16_bits_to_f32};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use iq4::IQ4_CODES;
 pub(crate) use iq4::{Iq4Nl, Iq4Xs};

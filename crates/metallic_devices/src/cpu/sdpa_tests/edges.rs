@@ -1,0 +1,1 @@
+//! What random calls may miss.

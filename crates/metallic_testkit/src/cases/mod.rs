@@ -1,0 +1,3 @@
+//! What to try: one case list per op, for parity, benches and tests alike.
+
+pub mod sdpa;

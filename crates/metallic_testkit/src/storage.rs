@@ -1,0 +1,136 @@
+//! Values as bytes: f32, f16, bf16, q8_0, i32 and bool to f64 and back.
+//!
+//! Written for tests, one value at a time; devices have their own, fast ones.
+
+use half::{bf16, f16};
+use metallic::tensor::DType;
+
+/// Elements and bytes of a q8_0 block: an f16 scale, then 32 signed bytes (ggml's layout).
+const Q8_BLOCK: usize = 32;
+
+/// The bytes of `values` in `dtype`, each rounded to the nearest value of the type.
+///
+/// # Panics
+/// For a type no test stores, or a q8_0 row that is no whole number of blocks.
+pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
+    match dtype {
+        DType::F32 => each(values, |value| (value as f32).to_le_bytes()),
+        DType::F16 => each(values, |value| f16::from_f64(value).to_le_bytes()),
+        DType::Bf16 => each(values, |value| bf16::from_f64(value).to_le_bytes()),
+        DType::I32 => each(values, |value| (value as i32).to_le_bytes()),
+        DType::Bool => each(values, |value| [u8::from(value != 0.0)]),
+        DType::Q8_0 => {
+            assert!(values.len().is_multiple_of(Q8_BLOCK), "a q8_0 row has whole blocks");
+            values.chunks_exact(Q8_BLOCK).flat_map(encode_q8_0).collect()
+        }
+        other => panic!("the test kit stores no {other}"),
+    }
+}
+
+/// The values in `bytes` of type `dtype`, exactly.
+///
+/// # Panics
+/// For a type no test stores.
+pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    match dtype {
+        DType::F32 => words(bytes, |word| f64::from(f32::from_le_bytes(word))),
+        DType::F16 => words(bytes, |word| f16::from_le_bytes(word).to_f64()),
+        DType::Bf16 => words(bytes, |word| bf16::from_le_bytes(word).to_f64()),
+        DType::I32 => words(bytes, |word| f64::from(i32::from_le_bytes(word))),
+        DType::Bool => words(bytes, |[byte]| f64::from(u8::from(byte != 0))),
+        DType::Q8_0 => bytes.chunks_exact(2 + Q8_BLOCK).flat_map(decode_q8_0).collect(),
+        other => panic!("the test kit stores no {other}"),
+    }
+}
+
+/// `values` after storage in `dtype`: what an oracle must be given.
+pub fn rounded(dtype: DType, values: &[f64]) -> Vec<f64> {
+    decode(dtype, &encode(dtype, values))
+}
+
+/// The most negative finite value of a float type, which many programs write into masks.
+///
+/// # Panics
+/// For a type that is no float.
+pub fn lowest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(f32::MIN),
+        DType::F16 => f16::MIN.to_f64(),
+        DType::Bf16 => bf16::MIN.to_f64(),
+        other => panic!("{other} is no float type"),
+    }
+}
+
+/// One block of NaN, or of a value no test expects where a type has no NaN.
+pub fn poison(dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::Q8_0 => encode(dtype, &[f64::NAN; Q8_BLOCK]),
+        DType::I32 => i32::MAX.to_le_bytes().to_vec(),
+        dtype => encode(dtype, &[f64::NAN]),
+    }
+}
+
+fn each<const N: usize>(values: &[f64], encode: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|&value| encode(value)).collect()
+}
+
+fn words<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    bytes.as_chunks::<N>().0.iter().map(|&word| decode(word)).collect()
+}
+
+/// A block with anything that is not finite becomes a block of NaN: q8_0 has no other way to
+/// say so.
+fn encode_q8_0(block: &[f64]) -> [u8; 2 + Q8_BLOCK] {
+    let largest = block.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let finite = block.iter().all(|value| value.is_finite());
+    let scale = f16::from_f64(if finite { largest / 127.0 } else { f64::NAN });
+    let mut bytes = [0; 2 + Q8_BLOCK];
+    bytes[..2].copy_from_slice(&scale.to_le_bytes());
+    for (byte, value) in bytes[2..].iter_mut().zip(block) {
+        let quotient = if finite && largest > 0.0 { value / scale.to_f64() } else { 1.0 };
+        *byte = (quotient.round().clamp(-127.0, 127.0) as i8).to_le_bytes()[0];
+    }
+    bytes
+}
+
+fn decode_q8_0(block: &[u8]) -> impl Iterator<Item = f64> {
+    let scale = f16::from_le_bytes([block[0], block[1]]).to_f64();
+    block[2..].iter().map(move |&byte| scale * f64::from(i8::from_le_bytes([byte])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn storage_rounds_once_and_then_holds() {
+        let mut random = Random::new(1);
+        let values: Vec<f64> = (0..256).map(|_| random.normal()).collect();
+        for (dtype, error) in [
+            (DType::F32, 2f64.powi(-24)),
+            (DType::F16, 2f64.powi(-11)),
+            (DType::Bf16, 2f64.powi(-8)),
+            (DType::Q8_0, 1.0 / 127.0),
+        ] {
+            let once = rounded(dtype, &values);
+            for (value, once) in values.iter().zip(&once) {
+                assert!((value - once).abs() <= 3.5 * error, "{dtype}: {value} became {once}");
+            }
+            assert_ne!(once, values, "{dtype} must round");
+            assert_eq!(rounded(dtype, &once), once, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn poison_is_poison() {
+        for dtype in [DType::F32, DType::F16, DType::Bf16, DType::Q8_0] {
+            assert!(decode(dtype, &poison(dtype)).iter().all(|value| value.is_nan()), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros_in_blocks() {
+        assert_eq!(rounded(DType::Q8_0, &[0.0; 32]), [0.0; 32]);
+    }
+}
