@@ -98,6 +98,7 @@ def main():
         return
     if not args.binary.exists():
         sys.exit(f"no program at {args.binary}; run `cargo build --release` or pass --binary")
+    runs.warn_if_busy()
     samples, build = {"llama.cpp": [], "metallic": []}, ""
     for turn in range(args.rounds):
         *speeds, build = run_llama_cpp(args)

@@ -6,10 +6,12 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "bench" / "runs"
+LOAD = round(os.getloadavg()[0], 2)  # before anything was measured
 
 
 def processor():
@@ -33,13 +35,23 @@ def commit():
     return result.stdout.strip() or "unknown"
 
 
+def warn_if_busy():
+    """Say so when other programs are running: times are then worth little, ratios of programs too."""
+    if LOAD > 0.5:
+        print(
+            f"warning: load average {LOAD}; other programs are running. Threads that wait for each other by spinning, "
+            "as llama.cpp's do, lose more by it than others, so ratios are not fair either.",
+            file=sys.stderr,
+        )
+
+
 def keep(name, record):
     """Append a record to <name>.jsonl of today's folder; the path."""
     now = datetime.datetime.now(datetime.timezone.utc)
     folder = RUNS / f"{now:%Y-%m-%d}-{machine()}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
-    header = {"time": now.isoformat(timespec="seconds"), "commit": commit(), "cpu": processor(), "cores": os.cpu_count()}
+    header = {"time": now.isoformat(timespec="seconds"), "commit": commit(), "cpu": processor(), "cores": os.cpu_count(), "load": LOAD}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**header, **record}) + "\n")
     return path.relative_to(ROOT)

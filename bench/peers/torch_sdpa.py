@@ -112,6 +112,7 @@ def main():
         import torch
     except ImportError:
         sys.exit("PyTorch is not installed; run `bench/peers/setup --torch`")
+    runs.warn_if_busy()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     rows, results = [], []
