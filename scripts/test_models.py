@@ -89,14 +89,18 @@ def execute(command):
     """Run a command to its end; its peak memory is the kernel's account, not its own."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("METALLIC_")}
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment
+        )
         status, usage = wait(process, time.monotonic() + SECONDS)
         stdout.seek(0)
         stderr.seek(0)
         unit = 1 if sys.platform == "darwin" else 1024
         outcome = Outcome(stdout.read(), stderr.read(), usage.ru_maxrss * unit)
     said = outcome.stderr.strip().splitlines()
-    require(status == 0, f"`{' '.join(command[1:])}` ended with {status}: {said[-1] if said else 'no message'}")
+    require(
+        status == 0, f"`{' '.join(command[1:])}` ended with {status}: {said[-1] if said else 'no message'}"
+    )
     return outcome
 
 
@@ -134,7 +138,9 @@ def text_ids(subject):
     """The token ids of the golden text."""
     found = json.loads(subject.run("tokenize", "--file", str(GOLDEN_TEXT), "--ids").stdout)
     expected = subject.golden["ids"]
-    same = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected))
+    )
     require(found == expected, f"{len(found)} ids, expected {len(expected)}; they part at {same}")
 
 
@@ -155,11 +161,15 @@ def first_logits(subject, backend):
 def greedy_text(subject, backend):
     """Greedy text begins with the reference's likeliest token."""
     prompt = subject.golden["prompt"]
-    outcome = subject.run("run", "--prompt", prompt["text"], "--n-predict", "8", "--temp", "0", *forced(backend))
+    outcome = subject.run(
+        "run", "--prompt", prompt["text"], "--n-predict", "8", "--temp", "0", *forced(backend)
+    )
     expected = prompt["next"][0]["text"]
     require(outcome.stdout.startswith(expected), f"{outcome.stdout!r}, expected {expected!r} first")
     summary = outcome.stderr.strip().splitlines()[-1:]
-    require(summary and re.search(r"tok/s.*peak memory.*sdpa", summary[0]), f"no summary on stderr: {summary}")
+    require(
+        summary and re.search(r"tok/s.*peak memory.*sdpa", summary[0]), f"no summary on stderr: {summary}"
+    )
     return repr(outcome.stdout.rstrip("\n"))
 
 
@@ -174,7 +184,10 @@ def exact_nll(subject, backend):
 def default_nll(subject, backend):
     """The mean NLL as the program runs by default."""
     found = subject.golden_nlls(backend)
-    require(len(found) == len(subject.golden["nll"]), f"{len(found)} values, expected {len(subject.golden['nll'])}")
+    require(
+        len(found) == len(subject.golden["nll"]),
+        f"{len(found)} values, expected {len(subject.golden['nll'])}",
+    )
     off = mean(found) - subject.golden["mean_nll"]
     require(abs(off) <= MEAN_NLL, f"mean off by {off:+.4f} nats, at most {MEAN_NLL}")
     return f"mean off by {off:+.4f} nats"
@@ -209,7 +222,9 @@ LAST = (backends_agree,)
 def load_golden(key):
     golden = json.loads((GOLDEN / f"nll_{key}.json").read_text(encoding="utf-8"))
     if golden["schema"] != SCHEMA:
-        sys.exit(f"nll_{key}.json has schema {golden['schema']}, expected {SCHEMA}; regenerate it: {golden['command']}")
+        sys.exit(
+            f"nll_{key}.json has schema {golden['schema']}, expected {SCHEMA}; regenerate it: {golden['command']}"
+        )
     return golden
 
 
@@ -259,8 +274,12 @@ def build():
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="test-models", description="Tests on real models, fetched first.")
     parser.add_argument("keys", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; default: all")
-    parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder of the models (default: models)")
-    parser.add_argument("--binary", type=Path, help="test this program instead of building target/release/metallic")
+    parser.add_argument(
+        "--models", type=Path, default=ROOT / "models", help="folder of the models (default: models)"
+    )
+    parser.add_argument(
+        "--binary", type=Path, help="test this program instead of building target/release/metallic"
+    )
     parser.add_argument("--no-fetch", action="store_true", help="use only what is in the folder")
     args = parser.parse_args()
     unknown = [key for key in args.keys if key not in MODELS]

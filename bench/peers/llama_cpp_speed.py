@@ -71,7 +71,18 @@ def run_llama_cpp(args):
 
 def run_metallic(args):
     """(prefill, decode) of Metallic, from `metallic bench`, whose rows carry llama-bench's names."""
-    command = [str(args.binary), "bench", "-m", str(args.model), "-t", str(args.threads), "-r", "1", "-o", "json"]
+    command = [
+        str(args.binary),
+        "bench",
+        "-m",
+        str(args.model),
+        "-t",
+        str(args.threads),
+        "-r",
+        "1",
+        "-o",
+        "json",
+    ]
     command += ["-p", str(args.n_prompt), "-n", str(args.n_gen), *args.metallic]
     rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     speed = {(row["n_prompt"], row["n_gen"]): row["avg_ts"] for row in rows}
@@ -81,12 +92,16 @@ def run_metallic(args):
 def parse_arguments():
     parser = argparse.ArgumentParser(description="llama.cpp and Metallic on one model, in turns")
     parser.add_argument("model", type=Path, help="a GGUF file")
-    parser.add_argument("-t", "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both programs")
+    parser.add_argument(
+        "-t", "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both programs"
+    )
     parser.add_argument("-p", "--n-prompt", type=int, default=512)
     parser.add_argument("-n", "--n-gen", type=int, default=128)
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--binary", type=Path, default=runs.ROOT / "target/release/metallic")
-    parser.add_argument("--metallic", nargs=argparse.REMAINDER, default=[], help="further flags of `metallic bench`")
+    parser.add_argument(
+        "--metallic", nargs=argparse.REMAINDER, default=[], help="further flags of `metallic bench`"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

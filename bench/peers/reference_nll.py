@@ -67,7 +67,9 @@ class Config:
 
     def __init__(self, file):
         if file.arch not in ARCHITECTURES:
-            sys.exit(f"{file.path}: architecture {file.arch!r}; this reference knows {', '.join(ARCHITECTURES)}")
+            sys.exit(
+                f"{file.path}: architecture {file.arch!r}; this reference knows {', '.join(ARCHITECTURES)}"
+            )
         scaling = file.of_arch("rope.scaling.type", "none")
         if scaling not in ("none", "linear"):
             sys.exit(f"{file.path}: rope scaling {scaling!r}; this reference knows none and linear")
@@ -194,7 +196,10 @@ def tokenizer(file):
         split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
         steps = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     else:
-        steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        steps = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     pipeline.pre_tokenizer = pre_tokenizers.Sequence(steps)
     kinds = file.value("tokenizer.ggml.token_type")
     special = [text for text, kind in zip(vocab, kinds) if kind in (3, 4)]  # control and user defined
@@ -241,7 +246,9 @@ def golden(file, args, ids):
     prompt_ids = encode(file, args.prompt)
     result = report(file, ids, args.top)
     del result["next_logits"]
-    command = f"bench/peers/reference_nll.py {file.path.name} --text {args.text.name} --golden {args.golden.name}"
+    command = (
+        f"bench/peers/reference_nll.py {file.path.name} --text {args.text.name} --golden {args.golden.name}"
+    )
     return {
         "schema": SCHEMA,
         "command": f"{command} --prompt {json.dumps(args.prompt)}",
@@ -279,9 +286,15 @@ def parse_arguments():
     source.add_argument("--text", type=Path, help="a text file")
     source.add_argument("--ids", help="token ids, separated by commas")
     source.add_argument("--check", type=Path, help="golden.json of the tiny model")
-    parser.add_argument("--prompt", default="The capital of France is", help="with --golden: the prompt of the first-step logits")
+    parser.add_argument(
+        "--prompt",
+        default="The capital of France is",
+        help="with --golden: the prompt of the first-step logits",
+    )
     parser.add_argument("--golden", type=Path, help="with --text: write a golden file here")
-    parser.add_argument("--f16-weights", action="store_true", help="round weights to f16 first, as loaders that keep f16 do")
+    parser.add_argument(
+        "--f16-weights", action="store_true", help="round weights to f16 first, as loaders that keep f16 do"
+    )
     parser.add_argument("--top", type=int, default=5, help="how many logits to keep")
     return parser.parse_args()
 

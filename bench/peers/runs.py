@@ -51,7 +51,13 @@ def keep(name, record):
     folder = RUNS / f"{now:%Y-%m-%d}-{machine()}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
-    header = {"time": now.isoformat(timespec="seconds"), "commit": commit(), "cpu": processor(), "cores": os.cpu_count(), "load": LOAD}
+    header = {
+        "time": now.isoformat(timespec="seconds"),
+        "commit": commit(),
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "load": LOAD,
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**header, **record}) + "\n")
     return path.relative_to(ROOT)
@@ -61,7 +67,14 @@ def table(columns, rows):
     """A Markdown table; numbers to the right."""
     cells = [columns, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    right = [all(not isinstance(row[i], str) or row[i][:1].isdigit() for row in rows) for i in range(len(columns))]
-    line = lambda line: "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)) + " |"
+    right = [
+        all(not isinstance(row[i], str) or row[i][:1].isdigit() for row in rows) for i in range(len(columns))
+    ]
+
+    def line(row):
+        return (
+            "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) + " |"
+        )
+
     rule = "| " + " | ".join("-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right)) + " |"
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])

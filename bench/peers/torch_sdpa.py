@@ -60,7 +60,11 @@ def torch_us(shape, samples):
     def random(heads, length):
         return torch.randn(shape.batch, heads, length, shape.head_dim).to(dtype)
 
-    q, k, v = random(shape.q_heads, shape.q_len), random(shape.kv_heads, shape.kv_len), random(shape.kv_heads, shape.kv_len)
+    q, k, v = (
+        random(shape.q_heads, shape.q_len),
+        random(shape.kv_heads, shape.kv_len),
+        random(shape.kv_heads, shape.kv_len),
+    )
     wide_k, wide_v = (x.repeat_interleave(shape.q_heads // shape.kv_heads, 1) for x in (k, v))
     forms = (
         lambda: scaled_dot_product_attention(q, wide_k, wide_v, is_causal=shape.causal),
@@ -86,7 +90,16 @@ def median_us(call, samples):
 
 def metallic_us(shape, args):
     """{backend: µs} of `metallic bench sdpa`."""
-    command = [str(args.binary), "bench", "sdpa", "--json", "--threads", str(args.threads), "-r", str(args.rounds)]
+    command = [
+        str(args.binary),
+        "bench",
+        "sdpa",
+        "--json",
+        "--threads",
+        str(args.threads),
+        "-r",
+        str(args.rounds),
+    ]
     for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "head_dim", "dtype"):
         command += [f"--{name.replace('_', '-')}", str(getattr(shape, name))]
     command += ["--causal"] if shape.causal else []
@@ -118,9 +131,17 @@ def main():
     rows, results = [], []
     for shape in shapes(args.dtype.split(","), args.quick):
         peer, ours = torch_us(shape, args.rounds), metallic_us(shape, args)
-        results.append({**asdict(shape), "torch_us": round(peer, 1), **{f"{k}_us": round(v, 1) for k, v in ours.items()}})
+        results.append(
+            {**asdict(shape), "torch_us": round(peer, 1), **{f"{k}_us": round(v, 1) for k, v in ours.items()}}
+        )
         lengths = f"{shape.q_len}x{shape.kv_len}"
-        case = [shape.batch, f"{shape.q_heads}/{shape.kv_heads}", lengths, shape.head_dim, "causal" if shape.causal else "full"]
+        case = [
+            shape.batch,
+            f"{shape.q_heads}/{shape.kv_heads}",
+            lengths,
+            shape.head_dim,
+            "causal" if shape.causal else "full",
+        ]
         times = [f"{value:.0f}" for value in (peer, ours["legacy"], ours["graph"])]
         ratios = [f"{peer / ours['graph']:.2f}", f"{ours['legacy'] / ours['graph']:.2f}"]
         rows.append([*case, shape.dtype, *times, *ratios])
