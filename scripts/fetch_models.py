@@ -130,7 +130,7 @@ DEFAULT = ("smollm2", "qwen05", "tok-qwen25")
 def call(command, folder):
     """Run a downloader in `folder`; what it says goes into the error."""
     try:
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise Unavailable(f"`{command[0]}` is not installed") from None
     if result.returncode:

@@ -31,7 +31,9 @@ def machine():
 
 
 def commit():
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return result.stdout.strip() or "unknown"
 
 
@@ -47,7 +49,7 @@ def warn_if_busy():
 
 def keep(name, record):
     """Append a record to <name>.jsonl of today's folder; the path."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     folder = RUNS / f"{now:%Y-%m-%d}-{machine()}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
