@@ -59,6 +59,7 @@ impl Context {
     /// What [`Op::check`], the registry or the kernel reports; [`Error::WrongDevice`] for a tensor
     /// that lies elsewhere.
     pub fn run<O: Op>(&self, args: &O::Args) -> Result<Selection> {
+        let _span = tracing::trace_span!("op", id = O::ID).entered();
         let spec = O::check(args)?;
         if let Some((binding, got)) = args.misplaced(self.device.id()) {
             let expected = self.device.id();
@@ -251,26 +252,30 @@ impl Context {
         Ok(values)
     }
 
-    /// Copies the first `len` indices of axis `axis` from one dense tensor to another that
-    /// differs in that axis alone.
+    /// Copies the first `len` indices of axis `axis` from one dense tensor to another of the same
+    /// element type that differs in that axis alone.
     ///
     /// # Errors
-    /// [`Error::View`] when `len` is outside either; [`Error::Device`] when the device fails.
+    /// [`Error::View`] when `len` is outside either, or the tensors differ in more or are not
+    /// dense; [`Error::Device`] when the device fails.
     pub fn copy_prefix(&self, from: &Tensor, to: &Tensor, axis: usize, len: usize) -> Result<()> {
         let (source, target) = (from.narrow(axis, 0, len)?, to.narrow(axis, 0, len)?);
         let dtype = from.dtype();
+        let alike = source.shape() == target.shape() && dtype == to.dtype();
+        if !alike || !from.layout().is_contiguous() || !to.layout().is_contiguous() {
+            return Err(Error::View { what: "copy a prefix into", layout: *to.layout() });
+        }
+        let bytes = |elements: usize| elements / dtype.block_len() * dtype.block_bytes();
         let outer: usize = source.shape()[..axis].iter().product();
-        let run: usize = source.shape()[axis..].iter().product();
-        let bytes =
-            dtype.row_bytes(run).ok_or(Error::View { what: "copy", layout: *source.layout() })?;
-        let stride = |tensor: &Tensor| {
-            let elements: usize = tensor.shape()[axis..].iter().product();
-            elements / dtype.block_len() * dtype.block_bytes()
+        // Where the run of outer index `index` starts.
+        let start = |tensor: &Tensor, index: usize| {
+            let run: usize = tensor.shape()[axis..].iter().product();
+            bytes(tensor.layout().offset() + index * run)
         };
-        let mut staging = vec![0; bytes];
+        let mut staging = vec![0; bytes(source.shape()[axis..].iter().product())];
         for index in 0..outer {
-            self.device.read(&**source.buffer(), index * stride(from), &mut staging)?;
-            self.device.write(&**target.buffer(), index * stride(to), &staging)?;
+            self.device.read(&**source.buffer(), start(from, index), &mut staging)?;
+            self.device.write(&**target.buffer(), start(to, index), &staging)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -176,13 +176,14 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
     pub(super) fn list(&self) -> Vec<EntryInfo> {
         let mut entries: Vec<_> = self.entries.iter().collect();
         entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.sequence));
+        let now = Instant::now();
         entries
             .into_iter()
             .map(|(key, entry)| EntryInfo {
                 key: key.to_string(),
                 bytes: entry.bytes,
-                age: entry.created.elapsed(),
-                idle: entry.used.elapsed(),
+                age: now - entry.created,
+                idle: now - entry.used,
                 reuse_count: entry.reuse_count,
                 pinned: entry.pinned,
             })
@@ -191,6 +192,7 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
 
     pub(super) fn stats(&self) -> CacheStats {
         let entries = || self.entries.values();
+        let now = Instant::now();
         CacheStats {
             name: self.name,
             hits: self.hits,
@@ -200,12 +202,9 @@ impl<K: Eq + Hash + Clone + Display, V: Shared> Lru<K, V> {
             bytes: self.bytes,
             pinned: entries().filter(|entry| entry.pinned).count(),
             frozen: false,
-            oldest_age: entries().map(|entry| entry.created.elapsed()).max().unwrap_or_default(),
-            newest_age: entries().map(|entry| entry.created.elapsed()).min().unwrap_or_default(),
-            longest_idle: entries()
-                .map(|entry| entry.used.elapsed())
-                .max()
-                .unwrap_or(Duration::ZERO),
+            oldest_age: entries().map(|entry| now - entry.created).max().unwrap_or_default(),
+            newest_age: entries().map(|entry| now - entry.created).min().unwrap_or_default(),
+            longest_idle: entries().map(|entry| now - entry.used).max().unwrap_or_default(),
             reuse_count: entries().map(|entry| entry.reuse_count).sum(),
         }
     }

@@ -35,12 +35,11 @@ impl Band {
     /// The visible keys `start .. end` of query `row` among `live_kv_len` keys; empty when
     /// `start >= end`.
     pub fn visible(&self, row: usize, diagonal: i64, live_kv_len: usize) -> (usize, usize) {
-        let live = live_kv_len as i64;
-        let center = (row as i64).saturating_add(diagonal);
-        let bound = |keys: usize| i64::try_from(keys).unwrap_or(i64::MAX);
-        let start = self.left.map_or(0, |left| center.saturating_sub(bound(left)));
-        let end =
-            self.right.map_or(live, |right| center.saturating_add(bound(right)).saturating_add(1));
+        // Wide enough for every bound and offset there is.
+        let live = live_kv_len as i128;
+        let center = row as i128 + i128::from(diagonal);
+        let start = self.left.map_or(0, |left| center - left as i128);
+        let end = self.right.map_or(live, |right| center + right as i128 + 1);
         (start.clamp(0, live) as usize, end.clamp(0, live) as usize)
     }
 }
@@ -154,5 +153,6 @@ mod tests {
         let extreme =
             Band { left: Some(usize::MAX), right: Some(usize::MAX), offset: Some(i64::MAX) };
         assert_eq!(extreme.visible(usize::MAX >> 1, i64::MAX, 7), (0, 7));
+        assert_eq!(extreme.visible(0, i64::MIN, 7), (0, 7));
     }
 }

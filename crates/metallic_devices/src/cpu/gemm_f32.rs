@@ -4,8 +4,9 @@
 //!   holds vectors along k which are summed at the end, so nothing is packed or transposed.
 //! - [`gemm_f32_nn`]: C = A · B, B contiguous along n (probabilities times values).
 //!
-//! Versions: AVX-512 (6 × 4 accumulators), AVX2 (3 × 4), NEON (4 × 4), plain. Measured on one
-//! core of a Zen 5 EPYC: see `benches/linear.rs`.
+//! Versions of both; speeds are of `gemm_f32_nt` on one Zen 5 core with 512 rows and k = 1024, by
+//! `benches/linear.rs`: AVX-512 (6 × 4 accumulators; 215 GFLOP/s), AVX2 (3 × 4; about 60), NEON
+//! (4 × 4; not measured), plain. `gemm_f32_nn` has not been measured.
 //! Not: threads (callers split C) and not quantised operands (`linear`).
 
 use super::simd::Level;
@@ -222,13 +223,22 @@ unsafe fn nt_tile<V: F32Lanes, const MR: usize, const NR: usize>(gemm: &RawGemm)
             nt_step(gemm, &mut sums, whole, gemm.k - whole);
         }
         for (i, sums) in sums.iter().enumerate() {
-            let four = V::sum4(std::array::from_fn(|j| sums[j.min(NR - 1)]));
+            let four = V::sum4([sums[0], sums[1 % NR], sums[2 % NR], sums[3 % NR]]);
             for (j, sum) in four.into_iter().enumerate().take(NR) {
                 let c = gemm.c.add(i * gemm.c_stride + j);
                 *c = if gemm.accumulate { *c + sum } else { sum };
             }
         }
     }
+}
+
+/// `count` floats, a whole vector or fewer.
+///
+/// A function, as closures are not reliably inlined where the instructions are enabled.
+#[inline(always)]
+unsafe fn load_some<V: F32Lanes>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller gives `count` readable floats.
+    unsafe { if count == V::LANES { V::load(from) } else { V::load_first(from, count) } }
 }
 
 /// `count` more elements of k, a whole vector or fewer.
@@ -241,12 +251,12 @@ unsafe fn nt_step<V: F32Lanes, const MR: usize, const NR: usize>(
 ) {
     // SAFETY: the caller keeps `at + count` within k.
     unsafe {
-        let load = |from: *const f32| {
-            if count == V::LANES { V::load(from) } else { V::load_first(from, count) }
-        };
-        let b: [V; NR] = std::array::from_fn(|j| load(gemm.b.add(j * gemm.b_stride + at)));
+        let mut b = [V::splat(0.0); NR];
+        for (j, b) in b.iter_mut().enumerate() {
+            *b = load_some(gemm.b.add(j * gemm.b_stride + at), count);
+        }
         for (i, sums) in sums.iter_mut().enumerate() {
-            let a = load(gemm.a.add(i * gemm.a_stride + at));
+            let a: V = load_some(gemm.a.add(i * gemm.a_stride + at), count);
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum = a.fma(b, *sum);
             }
@@ -297,20 +307,20 @@ unsafe fn nn_tile<V: F32Lanes, const MR: usize, const NV: usize>(gemm: &RawGemm)
     // SAFETY: the caller gives MR rows of A, NV vectors of each row of B, and a tile of C.
     unsafe {
         let short = gemm.n < V::LANES;
-        let load = |from: *const f32| {
-            if short { V::load_first(from, gemm.n) } else { V::load(from) }
-        };
+        let count = if short { gemm.n } else { V::LANES };
         let mut sums = [[V::splat(0.0); NV]; MR];
         if gemm.accumulate {
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = load(gemm.c.add(i * gemm.c_stride + j * V::LANES));
+                    *sum = load_some(gemm.c.add(i * gemm.c_stride + j * V::LANES), count);
                 }
             }
         }
         for at in 0..gemm.k {
-            let b: [V; NV] =
-                std::array::from_fn(|j| load(gemm.b.add(at * gemm.b_stride + j * V::LANES)));
+            let mut b = [V::splat(0.0); NV];
+            for (j, b) in b.iter_mut().enumerate() {
+                *b = load_some(gemm.b.add(at * gemm.b_stride + j * V::LANES), count);
+            }
             for (i, sums) in sums.iter_mut().enumerate() {
                 let a = V::splat(*gemm.a.add(i * gemm.a_stride + at));
                 for (sum, b) in sums.iter_mut().zip(b) {

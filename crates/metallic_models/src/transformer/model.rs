@@ -58,6 +58,7 @@ impl Model {
     /// # Errors
     /// A missing tensor, one of another shape, or no memory on the device.
     pub fn load(ctx: &Context, files: &ModelFiles, options: ModelOptions) -> Result<Self> {
+        let _span = tracing::debug_span!("load", model = files.name()).entered();
         let config = files.config().clone();
         let rotations = Rotations::new(&config.rope);
         Ok(Self { weights: Weights::load(ctx, files)?, rotations, config, options })
@@ -81,6 +82,7 @@ impl Model {
         batch: Batch<'_>,
         logits: Logits<'_>,
     ) -> Result<()> {
+        let _span = tracing::debug_span!("forward", tokens = batch.tokens.len()).entered();
         if batch.sequences != cache.lens().len()
             || batch.is_empty()
             || !batch.tokens.len().is_multiple_of(batch.sequences)

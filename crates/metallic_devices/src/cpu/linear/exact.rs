@@ -2,6 +2,11 @@
 //!
 //! A tile is a few rows for decoding (it stays in the first-level cache) and 64 rows for prefill
 //! (it stays in the second-level cache while x streams by).
+//!
+//! Zen 5 with AVX-512, n = 4864, k = 1024, best of 6 runs on two cores of a shared machine: one row
+//! f32 41 GB/s, f16 43; 512 rows f32 329 GFLOP/s, f16 409, Q4_1 407. One core held to AVX2 about 60.
+//! One row by quantised weights is bound by decoding (Q4_1 15 GFLOP/s): models decode with
+//! [`super::Precision::Quantized`].
 
 use metallic::tensor::DType;
 

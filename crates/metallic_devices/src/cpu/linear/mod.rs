@@ -6,6 +6,8 @@
 //! Not: repacked weights, and not validation of models; lengths are asserted once, here.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod exact;
 mod quantized;
 pub(crate) mod scratch;

@@ -25,9 +25,13 @@ pub(super) fn nibbles(bytes: &[u8], codes: &mut [u8]) {
 
 #[inline(always)]
 fn fifth_bits(bytes: &[u8], codes: &mut [u8]) {
-    let bits = u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-    for (i, code) in codes.iter_mut().enumerate() {
-        *code |= ((bits >> i & 1) << 4) as u8;
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    for (bits, codes) in bytes.iter().zip(codes.chunks_exact_mut(8)) {
+        // Bit i of the byte stays in byte i alone; adding 127 moves any bit to the top.
+        let spread = u64::from(*bits).wrapping_mul(ONES) & 0x8040_2010_0804_0201;
+        let fifths = (spread + 0x7f * ONES) >> 3 & (ONES << 4);
+        let eight = u64::from_le_bytes((&*codes).try_into().expect("8 codes")) | fifths;
+        codes.copy_from_slice(&eight.to_le_bytes());
     }
 }
 

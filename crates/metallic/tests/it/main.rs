@@ -1,0 +1,14 @@
+//! What the crate promises across its modules, shown on a device of no hardware.
+
+mod context;
+mod decode;
+mod events;
+mod executables;
+mod graphs;
+mod keys;
+mod layouts;
+mod masks;
+mod registry;
+mod sdpa_check;
+mod support;
+mod tidy;

@@ -1,0 +1,216 @@
+//! The choice of a backend: forced, automatic, required, refused, and giving way.
+
+use std::sync::Arc;
+
+use metallic::dispatch::{Backend, Policies, Policy, Preference, Reason};
+use metallic::op::Sdpa;
+use metallic::tensor::DType;
+use metallic::{Context, Error};
+use metallic_testkit::null_device::{Failure, NullControls, NullOptions, null_context};
+
+use crate::support::{SMALL, policy_for_all, sdpa_policy};
+
+fn refuses() -> Option<Reason> {
+    Some(Reason::Range { what: "head_dim", got: 8, max: 4 })
+}
+
+fn graph_first(_: &metallic::op::SdpaSpec) -> Preference {
+    Preference { backend: Backend::Graph, reason: "measured" }
+}
+
+/// What ran, as `backend:variant (reason)`.
+fn run(ctx: &Context) -> Result<String, Error> {
+    let selection = ctx.run::<Sdpa>(&SMALL.call(ctx))?;
+    let (backend, variant, reason) = (selection.backend, selection.variant, selection.reason);
+    Ok(format!("{backend}:{variant} ({reason})"))
+}
+
+fn forced(backend: Backend) -> NullOptions {
+    NullOptions { policies: sdpa_policy(Policy::Force(backend)), ..NullOptions::default() }
+}
+
+#[test]
+fn auto_takes_the_first_kernel_or_the_preferred_one() {
+    let ctx = null_context(NullOptions::default());
+    let first = "legacy:null (auto: first registered kernel that can run)";
+    assert_eq!(run(&ctx).unwrap(), first);
+    let ctx = null_context(NullOptions { prefer: Some(graph_first), ..NullOptions::default() });
+    assert_eq!(run(&ctx).unwrap(), "graph:null_graph (auto: measured)");
+}
+
+#[test]
+fn auto_gives_way_to_what_can_run_and_says_why() {
+    let options = NullOptions {
+        prefer: Some(graph_first),
+        graph_refuses: refuses(),
+        ..NullOptions::default()
+    };
+    assert_eq!(
+        run(&null_context(options)).unwrap(),
+        "legacy:null (auto: measured asks for graph, which cannot run; \
+         graph:null_graph: head_dim is 8, at most 4)"
+    );
+}
+
+#[test]
+fn a_forced_backend_runs_or_is_an_error() {
+    for backend in Backend::ALL {
+        let got = run(&null_context(forced(backend))).unwrap();
+        assert!(got.starts_with(backend.name()), "{got}");
+        assert!(got.ends_with("(forced by --sdpa-backend)"), "{got}");
+    }
+    let options = NullOptions { graph_refuses: refuses(), ..forced(Backend::Graph) };
+    let error = run(&null_context(options)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "sdpa: backend graph was demanded by --sdpa-backend, but cannot run here: \
+         head_dim is 8, at most 4; use `auto` to let another backend run"
+    );
+    let options = NullOptions { legacy: false, ..forced(Backend::Legacy) };
+    let error = run(&null_context(options)).unwrap_err();
+    let Error::Unsupported { reason, backend, .. } = error else { panic!("{error}") };
+    assert_eq!((reason, backend), (Reason::NotRegistered, Backend::Legacy));
+}
+
+#[test]
+fn when_nobody_can_run_every_reason_is_given() {
+    let options = NullOptions {
+        legacy_refuses: Some(Reason::Missing { feature: "softcap" }),
+        graph_refuses: refuses(),
+        ..NullOptions::default()
+    };
+    assert_eq!(
+        run(&null_context(options)).unwrap_err().to_string(),
+        "sdpa: no backend on null:0 can run this call: legacy:null: no support for softcap; \
+         graph:null_graph: head_dim is 8, at most 4"
+    );
+    let options = NullOptions { legacy: false, graph: false, ..NullOptions::default() };
+    let error = run(&null_context(options)).unwrap_err().to_string();
+    assert!(error.ends_with("no such kernel is registered on this device"), "{error}");
+}
+
+#[test]
+fn a_backend_for_all_ops_binds_only_where_it_has_a_kernel() {
+    let all = policy_for_all(Policy::Force(Backend::Graph));
+    let with = NullOptions { policies: all.clone(), ..NullOptions::default() };
+    assert_eq!(run(&null_context(with)).unwrap(), "graph:null_graph (forced by --backend)");
+    let without = NullOptions { graph: false, policies: all.clone(), ..NullOptions::default() };
+    assert_eq!(
+        run(&null_context(without)).unwrap(),
+        "legacy:null (graph by --backend, but not registered)"
+    );
+    // Where it has one, a refusal is an error as for one op.
+    let refused = NullOptions { policies: all, graph_refuses: refuses(), ..NullOptions::default() };
+    assert!(matches!(run(&null_context(refused)), Err(Error::Unsupported { .. })));
+    // A graph in the place of a missing legacy kernel still gives way to nobody but says why.
+    let legacy = policy_for_all(Policy::Force(Backend::Legacy));
+    let only_graph = NullOptions { legacy: false, policies: legacy, ..NullOptions::default() };
+    assert_eq!(
+        run(&null_context(only_graph)).unwrap(),
+        "graph:null_graph (legacy by --backend, but not registered)"
+    );
+}
+
+#[test]
+fn a_required_backend_that_is_not_selected_is_an_error() {
+    let required =
+        |backend| Policies { required: [("sdpa", backend)].into(), ..Policies::default() };
+    let options = |backend| NullOptions { policies: required(backend), ..NullOptions::default() };
+    assert!(run(&null_context(options(Backend::Legacy))).is_ok());
+    assert_eq!(
+        run(&null_context(options(Backend::Graph))).unwrap_err().to_string(),
+        "sdpa: backend graph is required, but legacy was selected \
+         (auto: first registered kernel that can run)"
+    );
+    // Also when the required one was selected and then gave way.
+    let controls = Arc::new(NullControls::default());
+    controls.fail(Failure::Error("no compiler".to_owned()));
+    let options = NullOptions {
+        prefer: Some(graph_first),
+        controls: Arc::clone(&controls),
+        ..options(Backend::Graph)
+    };
+    let error = run(&null_context(options)).unwrap_err();
+    let Error::RequiredBackend { required, selected, reason, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((required, selected), (Backend::Graph, Backend::Legacy));
+    assert!(reason.starts_with("auto: measured asks for graph"), "{reason}");
+    assert!(reason.contains("no compiler"), "{reason}");
+    assert_eq!(controls.legacy_runs(), 0, "the other backend did not run");
+}
+
+#[test]
+fn a_graph_that_does_not_compile_gives_way_under_auto_and_is_not_tried_again() {
+    let controls = Arc::new(NullControls::default());
+    controls.fail(Failure::Error("no compiler".to_owned()));
+    let options = NullOptions {
+        prefer: Some(graph_first),
+        controls: Arc::clone(&controls),
+        ..NullOptions::default()
+    };
+    let ctx = null_context(options);
+    for _ in 0..3 {
+        let got = run(&ctx).unwrap();
+        assert!(got.starts_with("legacy:null ("), "{got}");
+        assert!(got.contains("graph:null_graph: compiling sdpa prefill"), "{got}");
+        assert!(got.contains("null:0: compile: no compiler"), "{got}");
+    }
+    assert_eq!((controls.compiles(), controls.legacy_runs()), (1, 3));
+    // Clearing the cache forgets the failure.
+    controls.fail(Failure::None);
+    ctx.cache().clear();
+    assert_eq!(run(&ctx).unwrap(), "graph:null_graph (auto: measured)");
+    assert_eq!((controls.compiles(), controls.graph_runs()), (2, 1));
+}
+
+#[test]
+fn a_forced_graph_that_does_not_compile_is_the_error() {
+    let controls = Arc::new(NullControls::default());
+    controls.fail(Failure::Error("no compiler".to_owned()));
+    let ctx =
+        null_context(NullOptions { controls: Arc::clone(&controls), ..forced(Backend::Graph) });
+    for _ in 0..2 {
+        let error = run(&ctx).unwrap_err();
+        assert!(matches!(&error, Error::Compile { .. }), "{error}");
+        assert!(error.to_string().contains("no compiler"), "{error}");
+    }
+    assert_eq!((controls.compiles(), controls.legacy_runs()), (1, 0));
+}
+
+#[test]
+fn tensors_of_another_device_are_refused_by_name() {
+    #[derive(Debug)]
+    struct Elsewhere;
+    impl metallic::tensor::Buffer for Elsewhere {
+        fn device(&self) -> metallic::device::DeviceId {
+            metallic::device::DeviceId { kind: "other", index: 3 }
+        }
+        fn bytes(&self) -> usize {
+            1 << 20
+        }
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+    let ctx = null_context(NullOptions::default());
+    let mut call = SMALL.call(&ctx);
+    let layout = *call.v.layout();
+    call.v = metallic::tensor::Tensor::new(Arc::new(Elsewhere), DType::F32, layout).unwrap();
+    assert_eq!(
+        ctx.run::<Sdpa>(&call).unwrap_err().to_string(),
+        "sdpa: v lies on other:3, but the context runs on null:0"
+    );
+}
+
+#[test]
+fn runs_are_counted_by_kernel() {
+    let mut ctx = null_context(NullOptions::default());
+    run(&ctx).unwrap();
+    ctx.registry_mut().set_policies(sdpa_policy(Policy::Force(Backend::Graph)));
+    run(&ctx).unwrap();
+    run(&ctx).unwrap();
+    let counts: Vec<_> =
+        ctx.runs("sdpa").into_iter().map(|run| (run.selection.variant, run.calls)).collect();
+    assert_eq!(counts, [("null", 1), ("null_graph", 2)]);
+}
