@@ -7,6 +7,7 @@ mod buffer;
 mod device;
 mod graph;
 mod legacy;
+mod preference;
 
 mod attention;
 mod view;
@@ -56,6 +57,7 @@ fn register(
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(cpu()));
     registry.register(Backend::Graph, "fused", sdpa_graph);
     registry.register(Backend::Legacy, "composed", LegacySdpa(cpu()));
+    registry.prefer::<metallic::op::Sdpa>(preference::sdpa);
     registry.register(Backend::Legacy, "rows", LegacySwiGlu(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
 }

@@ -1,0 +1,58 @@
+//! What `auto` runs on the CPU, by phase and length.
+//!
+//! Each class carries the ratio of legacy's time to graph's, measured side by side on two AVX-512
+//! cores with 14/2, 9/3, 28/4 and 8/8 heads of 64 and 128, f16 and f32 keys (medians of nine).
+//! Below a ratio of 1 legacy would be chosen; no class is there today.
+
+use metallic::dispatch::{Backend, Preference};
+use metallic::op::{Phase, SdpaSpec};
+
+struct Class {
+    phase: Phase,
+    /// Most query rows, rounded up to a power of two.
+    q_bucket: usize,
+    /// Most keys, rounded up to the key bucket.
+    kv_bucket: usize,
+    preference: Preference,
+}
+
+const fn graph(phase: Phase, q_bucket: usize, kv_bucket: usize, reason: &'static str) -> Class {
+    let preference = Preference { backend: Backend::Graph, reason };
+    Class { phase, q_bucket, kv_bucket, preference }
+}
+
+/// The first class that holds a call decides.
+const CLASSES: [Class; 4] = [
+    graph(Phase::Decode, 1, 512, "decode, kv <= 512: graph 0.9 to 1.7 times as fast as legacy"),
+    graph(
+        Phase::Decode,
+        1,
+        usize::MAX,
+        "decode, kv > 512: graph 1.1 to 1.8 times as fast as legacy",
+    ),
+    graph(
+        Phase::Prefill,
+        16,
+        usize::MAX,
+        "prefill, q <= 16: graph 0.8 to 2.6 times as fast as legacy",
+    ),
+    graph(
+        Phase::Prefill,
+        usize::MAX,
+        usize::MAX,
+        "prefill, q > 16: graph 1.9 to 5.1 times as fast as legacy",
+    ),
+];
+
+/// The built-in preference for a call.
+pub(super) fn sdpa(spec: &SdpaSpec) -> Preference {
+    let lengths = &spec.lengths;
+    CLASSES
+        .iter()
+        .find(|class| {
+            class.phase == spec.phase
+                && lengths.q_bucket <= class.q_bucket
+                && lengths.kv_bucket <= class.kv_bucket
+        })
+        .map_or(CLASSES[CLASSES.len() - 1].preference, |class| class.preference)
+}
