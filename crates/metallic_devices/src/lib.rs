@@ -3,3 +3,4 @@
 //! This file holds the only gates for operating systems and devices.
 
 pub mod cpu;
+pub mod process;

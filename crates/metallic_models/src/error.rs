@@ -274,6 +274,32 @@ pub enum Error {
         source: minijinja::Error,
     },
 
+    // --- sampling --------------------------------------------------------------------------
+    /// A sampling setting outside its range.
+    #[error("the {setting} is {got}, expected {expected}")]
+    BadSampling {
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        got: f32,
+        /// Its range.
+        expected: &'static str,
+    },
+    /// The model's output is no distribution.
+    #[error(
+        "the model's logits are not finite ({value} at token {index}): its weights probably hold \
+         NaN or infinity; fetch the model again, or try --exact"
+    )]
+    LogitsNotFinite {
+        /// The first such token.
+        index: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// The logit biases ban every token.
+    #[error("no token is left to choose: the logit biases ban them all")]
+    NothingToSample,
+
     // --- running ---------------------------------------------------------------------------
     /// A kernel or a device failed, or refused a call.
     #[error(transparent)]

@@ -20,6 +20,8 @@ pub mod kv_cache;
 mod stop;
 pub mod transformer;
 
+pub mod sampler;
+
 pub mod tiny;
 
 mod error;

@@ -52,7 +52,10 @@ pub fn read_safetensors(file: &HostBytes) -> Result<Vec<TensorInfo>> {
 
 /// Refuses offsets past the end of the file, which the library adds up unchecked. Whatever else
 /// is wrong with the header is left for the library to say.
-fn check_offsets(file: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::TensorPastEnd`].
+pub fn check_offsets(file: &[u8]) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Entry {
         data_offsets: Option<(u64, u64)>,

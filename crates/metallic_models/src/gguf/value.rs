@@ -99,6 +99,29 @@ impl Value {
 const ARRAY: u32 = 9;
 
 impl Array {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Array::U8(v) => v.len(),
+            Array::I8(v) => v.len(),
+            Array::U16(v) => v.len(),
+            Array::I16(v) => v.len(),
+            Array::U32(v) => v.len(),
+            Array::I32(v) => v.len(),
+            Array::F32(v) => v.len(),
+            Array::Bool(v) => v.len(),
+            Array::String(v) => v.len(),
+            Array::U64(v) => v.len(),
+            Array::I64(v) => v.len(),
+            Array::F64(v) => v.len(),
+        }
+    }
+
+    /// True without any value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The type in words, for messages.
     pub fn type_name(&self) -> &'static str {
         match self {

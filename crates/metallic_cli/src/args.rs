@@ -1,0 +1,350 @@
+//! What was typed in: commands and flags, not yet what they mean.
+//!
+//! Every long flag has an environment twin, `METALLIC_ARG_` and its name in capitals; a flag wins
+//! over its twin.
+
+mod bench;
+mod groups;
+mod values;
+
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchSdpaArgs};
+pub(crate) use groups::{
+    BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
+};
+pub(crate) use values::{IntList, LogitBias};
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser};
+use clap::{Subcommand, ValueHint};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "metallic",
+    version,
+    about = "Runs language models, with attention as hand-written kernels or as a compiled graph",
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One variant a command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt; stdout carries the generated text alone
+    Run(Box<RunArgs>),
+    /// Talk with a chat model
+    Chat(Box<ChatArgs>),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Show a model's header, tensors and memory plan
+    Inspect(InspectArgs),
+    /// Show the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// List devices and their kernels
+    Devices(DevicesArgs),
+    /// Download a model from the hub
+    Pull(PullArgs),
+    /// Run one operation on tensors in files
+    #[command(subcommand)]
+    Op(OpCommand),
+    /// Compare every backend with the f64 oracle
+    Parity(ParityArgs),
+    /// Measure speed, as llama-bench does; `bench sdpa` measures attention alone
+    Bench(Box<BenchArgs>),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+    /// Print the prompt before the generated text
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// Apply the model's chat template to the prompt
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// System message; implies --chat
+    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt")]
+    pub(crate) system: Option<String>,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+    /// System message
+    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+}
+
+/// Measure how well a model predicts a text
+///
+/// The whole text is one window if it fits the context (-c, else the model's); otherwise it is cut
+/// into consecutive windows of that size, each beginning anew. The first token of a window is not
+/// predicted. `tokens` in the JSON counts all tokens, `nll` has one natural-log value for each
+/// predicted one.
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The text; `-` reads standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Run both backends and compare their distributions, as `legacy,graph`
+    #[arg(long, value_name = "A,B", value_parser = values::backend_pair)]
+    pub(crate) compare: Option<values::BackendPair>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Path, folder or hub name; without it the embedded model
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub(crate) path: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    /// Print the ids alone, as a JSON list
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) json: bool,
+    /// Leave out the tokens a model puts around every text
+    #[arg(long)]
+    pub(crate) no_special: bool,
+    /// Take text like <|im_end|> as text, not as a control token
+    #[arg(long)]
+    pub(crate) no_parse_special: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// org/repo, org/repo:file or org/repo:quantisation
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Print the local path alone
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpCommand {
+    /// Scaled dot-product attention: tensors `q k v` and optional `mask`, `kv_lens` to `out`
+    Sdpa(Box<OpSdpaArgs>),
+}
+
+/// Scaled dot-product attention on tensors in files
+///
+/// IN holds `q` [batch, q_heads, q_len, head_dim], `k` [batch, kv_heads, kv_len, head_dim], `v`
+/// [batch, kv_heads, kv_len, v_dim], and may hold `mask` (bool or float, broadcasting to [batch,
+/// q_heads, q_len, kv_len]) and `kv_lens` (i32 or i64, [batch]). OUT gets `out` in q's type.
+#[derive(Debug, Args)]
+pub(crate) struct OpSdpaArgs {
+    /// Safetensors file with the inputs
+    #[arg(long, value_name = "IN", value_hint = ValueHint::FilePath)]
+    pub(crate) inputs: PathBuf,
+    /// Safetensors file to write
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Query i sees keys up to its diagonal; without an offset aligned to the lower right
+    #[arg(long)]
+    pub(crate) causal: bool,
+    /// Place of the first query's diagonal, in keys
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) causal_offset: Option<i64>,
+    /// Keys visible before the diagonal
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) window_left: Option<usize>,
+    /// Keys visible after the diagonal
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) window_right: Option<usize>,
+    /// Factor of the scores [default: 1/sqrt(head_dim)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) scale: Option<f32>,
+    /// Bound of the scores
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) softcap: Option<f32>,
+    /// Print shapes, backend, reason, times and cache events as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParityArgs {
+    /// A part of the matrix that takes seconds
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Write the report as JSON; `-` prints it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// The command line with the environment twins of its flags.
+pub(crate) fn command() -> ClapCommand {
+    with_env_twins(Cli::command())
+}
+
+fn with_env_twins(command: ClapCommand) -> ClapCommand {
+    let command = command.mut_args(|arg| match arg.get_long() {
+        Some(long) if !matches!(long, "help" | "version") => {
+            let name = format!("METALLIC_ARG_{}", long.to_uppercase().replace('-', "_"));
+            let name: &'static str = name.leak();
+            let arg = match arg.get_action() {
+                clap::ArgAction::SetTrue => {
+                    arg.value_parser(clap::builder::BoolishValueParser::new())
+                }
+                _ => arg,
+            };
+            arg.env(name).hide_env_values(true)
+        }
+        _ => arg,
+    });
+    command.mut_subcommands(with_env_twins)
+}
+
+/// Parses the arguments, the program's name first.
+///
+/// # Errors
+/// What does not fit; also `--help` and `--version`, which the parser treats alike.
+pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Some(backend) = cli.command.backend_mut() {
+        backend.note_sources(innermost(&matches));
+    }
+    Ok(cli)
+}
+
+/// The command that `args` name, as `metallic op sdpa`.
+pub(crate) fn command_path(args: &[OsString]) -> String {
+    let (mut command, mut path) = (Cli::command(), "metallic".to_owned());
+    for word in args.iter().skip(1) {
+        let Some(inner) = command.find_subcommand(word).cloned() else { break };
+        path = format!("{path} {}", inner.get_name());
+        command = inner;
+    }
+    path
+}
+
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+}
+
+fn from_env(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).is_ok()
+        && matches.value_source(id) == Some(ValueSource::EnvVariable)
+}
+
+impl Command {
+    fn backend_mut(&mut self) -> Option<&mut BackendArgs> {
+        match self {
+            Command::Run(args) => Some(&mut args.backend),
+            Command::Chat(args) => Some(&mut args.backend),
+            Command::Perplexity(args) => Some(&mut args.backend),
+            Command::Op(OpCommand::Sdpa(args)) => Some(&mut args.backend),
+            Command::Parity(args) => Some(&mut args.backend),
+            Command::Bench(args) => match &mut args.command {
+                Some(BenchCommand::Sdpa(args)) => Some(&mut args.backend),
+                None => Some(&mut args.backend),
+            },
+            Command::Inspect(_)
+            | Command::Tokenize(_)
+            | Command::Devices(_)
+            | Command::Pull(_)
+            | Command::Completions(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_flag_has_its_twin() {
+        command().debug_assert();
+        let mut flags = 0;
+        let mut commands = vec![command()];
+        while let Some(command) = commands.pop() {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let long = arg.get_long().unwrap();
+                if matches!(long, "help" | "version") {
+                    continue;
+                }
+                let twin = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+                let expected = format!("METALLIC_ARG_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(twin, expected, "{} --{long}", command.get_name());
+                flags += 1;
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(flags > 50);
+    }
+}

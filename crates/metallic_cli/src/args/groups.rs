@@ -1,0 +1,151 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args, ValueHint};
+use metallic::dispatch::{Backend, Policy};
+use metallic::tensor::DType;
+
+use super::{LogitBias, values};
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// File, folder or hub name (org/repo[:file or quantisation]); without it the embedded model
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromptArgs {
+    /// The prompt; `-` reads standard input
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file; `run` drops one final newline
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Tokens to generate; -1 until the text ends or the context is full, 0 for none
+    #[arg(
+        short = 'n',
+        long = "n-predict",
+        visible_aliases = ["max-tokens", "predict"],
+        value_name = "N",
+        default_value = "-1",
+        allow_negative_numbers = true,
+        value_parser = values::count_or_all
+    )]
+    pub(crate) n_predict: i64,
+    /// Go on after end-of-text tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Stop before this text; may be given several times
+    #[arg(short = 'r', long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Seed; -1 for a random one
+    #[arg(short, long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
+    #[arg(value_parser = values::count_or_all)]
+    pub(crate) seed: i64,
+    /// Temperature; 0 always takes the likeliest token
+    #[arg(long, visible_alias = "temperature", value_name = "F", default_value = "0.8")]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) temp: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "N", default_value = "40", allow_negative_numbers = true)]
+    pub(crate) top_k: i64,
+    /// Keep the likeliest tokens of this probability together
+    #[arg(long, value_name = "F", default_value = "0.95", allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+    /// Keep tokens at least this many times as likely as the likeliest
+    #[arg(long, value_name = "F", default_value = "0.05", allow_negative_numbers = true)]
+    pub(crate) min_p: f32,
+    /// Keep tokens about as surprising as expected, of this probability together
+    #[arg(long, visible_alias = "typical-p", value_name = "F", default_value = "1")]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) typical: f32,
+    /// Tokens that the penalties look back at; -1 for all
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true)]
+    #[arg(value_parser = values::count_or_all)]
+    pub(crate) repeat_last_n: i64,
+    /// Divides the logits of recent tokens
+    #[arg(long, value_name = "F", default_value = "1", allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: f32,
+    /// Subtracted from the logits of recent tokens
+    #[arg(long, value_name = "F", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+    /// Subtracted from the logits of recent tokens, for each time they came
+    #[arg(long, value_name = "F", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+    /// Added to the logit of one token, as 15+1.5 or 15-inf; may be given several times
+    #[arg(long, value_name = "ID(+|-)BIAS", value_parser = values::logit_bias)]
+    pub(crate) logit_bias: Vec<LogitBias>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Context")]
+pub(crate) struct ContextArgs {
+    /// Tokens of the context; 0 for the model's own [default: what is needed, at least 4096, at most the model's]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) ctx_size: Option<usize>,
+    /// Tokens processed together, an upper bound of --ubatch-size
+    #[arg(short, long, value_name = "N", default_value = "2048", value_parser = values::positive)]
+    pub(crate) batch_size: usize,
+    /// Tokens of a prompt processed in one step (-ub)
+    #[arg(long, value_name = "N", default_value = "512", value_parser = values::positive)]
+    pub(crate) ubatch_size: usize,
+    /// Type of cached keys: f16, bf16, f32 or q8_0 (-ctk)
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = values::cache_type)]
+    pub(crate) cache_type_k: DType,
+    /// Type of cached values: f16, bf16, f32 or q8_0 (-ctv)
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = values::cache_type)]
+    pub(crate) cache_type_v: DType,
+    /// Keep activations in f32 where they may be quantised otherwise
+    #[arg(long)]
+    pub(crate) exact: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device and backend")]
+pub(crate) struct BackendArgs {
+    /// Device to run on; see `metallic devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
+    /// Threads [default: all cores this process may use]
+    #[arg(short, long, value_name = "N", value_parser = values::positive)]
+    pub(crate) threads: Option<usize>,
+    /// How attention runs: auto, legacy or graph
+    #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
+    pub(crate) sdpa_backend: Option<Policy>,
+    /// How every op runs that has the choice: auto, legacy or graph
+    #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
+    pub(crate) backend: Option<Policy>,
+    /// Fail when attention runs another way: legacy or graph
+    #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
+    pub(crate) require_backend: Option<Backend>,
+    /// Write events as JSON lines; `-` prints them to standard error
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) metrics: Option<PathBuf>,
+    /// Say what was chosen and why
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// `--sdpa-backend` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) sdpa_backend_from_env: bool,
+    /// `--backend` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) backend_from_env: bool,
+}
+
+impl BackendArgs {
+    pub(super) fn note_sources(&mut self, matches: &ArgMatches) {
+        self.sdpa_backend_from_env = super::from_env(matches, "sdpa_backend");
+        self.backend_from_env = super::from_env(matches, "backend");
+    }
+}

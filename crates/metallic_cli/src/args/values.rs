@@ -1,0 +1,140 @@
+//! Values of flags that are more than a number or a word.
+
+use metallic::dispatch::{Backend, Policy};
+use metallic::tensor::DType;
+
+/// `--sdpa-backend`, `--backend`.
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
+    text.parse().map_err(|_| "accepted are auto, legacy, graph (or its alias mpsgraph)".to_owned())
+}
+
+/// `--require-backend`.
+pub(super) fn backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|_| "accepted are legacy, graph (or its alias mpsgraph)".to_owned())
+}
+
+/// Two backends to compare.
+pub(crate) type BackendPair = [Backend; 2];
+
+/// `--compare`.
+pub(super) fn backend_pair(text: &str) -> Result<BackendPair, String> {
+    let expected = || "expected two different backends, as legacy,graph".to_owned();
+    let (first, second) = text.split_once(',').ok_or_else(expected)?;
+    let pair = [backend(first)?, backend(second)?];
+    if pair[0] == pair[1] { Err(expected()) } else { Ok(pair) }
+}
+
+/// `-ctk`, `-ctv`.
+pub(super) fn cache_type(text: &str) -> Result<DType, String> {
+    match text.parse() {
+        Ok(dtype @ (DType::F32 | DType::F16 | DType::Bf16 | DType::Q8_0)) => Ok(dtype),
+        _ => Err("accepted are f16, bf16, f32, q8_0".to_owned()),
+    }
+}
+
+/// `--dtype` of `bench sdpa`.
+pub(super) fn float_type(text: &str) -> Result<DType, String> {
+    match text.parse() {
+        Ok(dtype @ (DType::F32 | DType::F16 | DType::Bf16)) => Ok(dtype),
+        _ => Err("accepted are f16, bf16, f32".to_owned()),
+    }
+}
+
+/// A count that may be −1 for "no limit".
+pub(super) fn count_or_all(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(count @ -1..) => Ok(count),
+        _ => Err("expected a whole number from 0, or -1".to_owned()),
+    }
+}
+
+/// A count of at least 1.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err("expected a whole number from 1".to_owned()),
+    }
+}
+
+/// A token and what is added to its logit, as `15+1.5` or `15-inf`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LogitBias {
+    pub(crate) token: u32,
+    pub(crate) bias: f32,
+}
+
+/// `--logit-bias`.
+pub(super) fn logit_bias(text: &str) -> Result<LogitBias, String> {
+    let expected = || "expected ID+BIAS or ID-BIAS, as 15+1.5 or 15-inf".to_owned();
+    let sign = text.find(['+', '-']).ok_or_else(expected)?;
+    let (token, bias) = text.split_at(sign);
+    let token = token.parse().map_err(|_| expected())?;
+    let bias: f32 = bias.parse().map_err(|_| expected())?;
+    // "NaN" and "+inf" make no distribution.
+    if bias < f32::INFINITY { Ok(LogitBias { token, bias }) } else { Err(expected()) }
+}
+
+/// Whole numbers as llama-bench writes them: `1,4`, `128-512+128` (add), `1-8*2` (multiply).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IntList(pub(crate) Vec<usize>);
+
+/// Most values of one list, so that a slip of the hand does not fill the memory.
+const MOST_VALUES: usize = 10_000;
+
+/// A flag that takes an [`IntList`].
+pub(super) fn int_list(text: &str) -> Result<IntList, String> {
+    let expected = || "expected numbers, as 512 or 128,256 or 128-512+128 or 1-8*2".to_owned();
+    let mut values = Vec::new();
+    for part in text.split(',') {
+        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| expected());
+        let Some((first, rest)) = part.split_once('-') else {
+            values.push(number(part)?);
+            continue;
+        };
+        let (last, step, multiply) = match rest.split_once(['+', '*']) {
+            Some((last, step)) => (number(last)?, number(step)?, rest.contains('*')),
+            None => (number(rest)?, 1, false),
+        };
+        let mut value = number(first)?;
+        if value > last || step == 0 || (multiply && (step < 2 || value == 0)) {
+            return Err(expected());
+        }
+        while value <= last && values.len() <= MOST_VALUES {
+            values.push(value);
+            let next = if multiply { value.checked_mul(step) } else { value.checked_add(step) };
+            let Some(next) = next else { break };
+            value = next;
+        }
+    }
+    if values.len() > MOST_VALUES {
+        return Err(format!("more than {MOST_VALUES} values"));
+    }
+    Ok(IntList(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_ranges() {
+        let list = |text| int_list(text).map(|list| list.0).unwrap_or_default();
+        assert_eq!(list("512"), [512]);
+        assert_eq!(list("0,8"), [0, 8]);
+        assert_eq!(list("128-512+128"), [128, 256, 384, 512]);
+        assert_eq!(list("1-8*2,9"), [1, 2, 4, 8, 9]);
+        assert_eq!(list("2-4"), [2, 3, 4]);
+        for bad in ["", "x", "4-2", "1-8+0", "1-8*1", "0-8*2", "0-99999999", "1,,2", "-1"] {
+            assert!(int_list(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn biases() {
+        assert_eq!(logit_bias("15+1.5"), Ok(LogitBias { token: 15, bias: 1.5 }));
+        assert_eq!(logit_bias("7-inf"), Ok(LogitBias { token: 7, bias: f32::NEG_INFINITY }));
+        for bad in ["", "15", "x+1", "15+x", "15+inf", "15+nan", "-1+2"] {
+            assert!(logit_bias(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The rows of `metallic bench` in llama-bench's formats.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use crate::args::BenchFormat;
+
+/// Prints rows as they come.
+pub(super) struct Table {
+    format: BenchFormat,
+    out: Box<dyn Write>,
+    rows: usize,
+}
+
+/// Header and alignment of the Markdown table.
+const COLUMNS: [&str; 11] = [
+    "model",
+    "size",
+    "params",
+    "backend",
+    "threads",
+    "device",
+    "sdpa_backend",
+    "test",
+    "t/s",
+    "cold",
+    "warm",
+];
+
+impl Table {
+    pub(super) fn new(format: BenchFormat, out: Box<dyn Write>) -> Self {
+        Self { format, out, rows: 0 }
+    }
+
+    /// Prints one row.
+    pub(super) fn row(&mut self, row: &Value) -> io::Result<()> {
+        let first = self.rows == 0;
+        self.rows += 1;
+        match self.format {
+            BenchFormat::Md => self.markdown(row, first),
+            BenchFormat::Csv => self.csv(row, first),
+            BenchFormat::Jsonl => writeln!(self.out, "{row}"),
+            BenchFormat::Json => {
+                let separator = if first { "[\n" } else { ",\n" };
+                write!(self.out, "{separator}{row:#}")
+            }
+        }?;
+        self.out.flush()
+    }
+
+    /// Ends what needs an end.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        match (self.format, self.rows) {
+            (BenchFormat::Json, 0) => writeln!(self.out, "[]"),
+            (BenchFormat::Json, _) => writeln!(self.out, "\n]"),
+            _ => Ok(()),
+        }?;
+        self.out.flush()
+    }
+
+    fn markdown(&mut self, row: &Value, first: bool) -> io::Result<()> {
+        if first {
+            writeln!(self.out, "| {} |", COLUMNS.join(" | "))?;
+            let rules = COLUMNS.map(|column| match column {
+                "model" | "backend" | "device" | "sdpa_backend" => "---",
+                _ => "---:",
+            });
+            writeln!(self.out, "| {} |", rules.join(" | "))?;
+        }
+        let text = |key: &str| row[key].as_str().unwrap_or_default();
+        let number = |key: &str| row[key].as_f64().unwrap_or_default();
+        writeln!(
+            self.out,
+            "| {} | {:.2} MiB | {:.2} M | {} | {} | {} | {} | {} | {:.2} ± {:.2} | {:.2} | {:.2} |",
+            text("model_type"),
+            number("model_size") / 1024.0 / 1024.0,
+            number("model_n_params") / 1e6,
+            text("backends"),
+            row["n_threads"],
+            text("device"),
+            text("sdpa_backend"),
+            text("test"),
+            number("avg_ts"),
+            number("stddev_ts"),
+            number("cold_ts"),
+            number("warm_ts"),
+        )
+    }
+
+    fn csv(&mut self, row: &Value, first: bool) -> io::Result<()> {
+        let Some(fields) = row.as_object() else { return Ok(()) };
+        // Lists of samples are for JSON.
+        let fields = || fields.iter().filter(|(_, value)| !value.is_array());
+        if first {
+            let names: Vec<&str> = fields().map(|(name, _)| name.as_str()).collect();
+            writeln!(self.out, "{}", names.join(","))?;
+        }
+        let quoted = |value: &Value| match value {
+            Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+            other => format!("\"{other}\""),
+        };
+        let values: Vec<String> = fields().map(|(_, value)| quoted(value)).collect();
+        writeln!(self.out, "{}", values.join(","))
+    }
+}

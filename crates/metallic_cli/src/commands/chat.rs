@@ -1,0 +1,196 @@
+//! `metallic chat`: a conversation in which every turn only processes what is new.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+use metallic_models::chat_template::{ChatMessage, ChatOptions, ChatTemplate};
+use metallic_models::generate::{GenerateOptions, Generator, StopReason};
+use metallic_models::sampler::Sampler;
+use metallic_models::tokenizer::Tokenizer;
+
+use crate::args::ChatArgs;
+use crate::commands::chat_input::{Input, Line};
+use crate::error::{Error, Result};
+use crate::output::note;
+use crate::summary::{self, Totals};
+use crate::{device, interrupt, model};
+
+const HELP: &str = "/exit ends, /clear begins anew, /regen answers again, /help shows this";
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever is wrong with flags, model or device; a model without a chat template.
+pub(super) fn run(args: &ChatArgs) -> Result<()> {
+    let verbose = args.backend.verbose;
+    let ctx = device::open(&args.backend)?;
+    let loaded = model::load(&ctx, &args.model, args.context.exact, verbose)?;
+    let config = loaded.model.config();
+    let sampler = args.sampling.sampler(config.vocab)?;
+    let template = loaded.files.chat_template(&loaded.tokenizer)?;
+    let max_len = args.context.context_len(config, 0);
+    if verbose {
+        note!("sampler: {}", sampler.describe());
+        note!("seed: {}", sampler.seed());
+        note!("context: {max_len} tokens");
+    }
+    let cache = args.context.cache(max_len, 0);
+    let generator = Generator::new(&ctx, &loaded.model, cache, args.context.step())?;
+    let system: Vec<_> =
+        args.system.iter().map(|system| ChatMessage::new("system", system.clone())).collect();
+    let mut conversation = Conversation {
+        generator,
+        tokenizer: &loaded.tokenizer,
+        template,
+        sampler,
+        options: args.generate.options(),
+        messages: system.clone(),
+        totals: Totals::default(),
+    };
+    interrupt::install();
+    let mut input = Input::open()?;
+    if input.is_interactive() {
+        note!("{}: {HELP}", loaded.files.name());
+    }
+    let ended = talk(&mut conversation, &mut input, &system);
+    input.save();
+    note!("{}", summary::line(&ctx, &conversation.totals));
+    device::finish(&ctx)?;
+    ended
+}
+
+fn talk(
+    conversation: &mut Conversation<'_>,
+    input: &mut Input,
+    system: &[ChatMessage],
+) -> Result<()> {
+    loop {
+        interrupt::set_waiting(true);
+        let line = input.read();
+        interrupt::set_waiting(false);
+        let text = match line? {
+            Line::Text(text) => text,
+            Line::End => return Ok(()),
+        };
+        let answered = match text.trim() {
+            "" => continue,
+            "/exit" | "/quit" | "/bye" => return Ok(()),
+            "/help" | "/?" => {
+                note!("{HELP}");
+                continue;
+            }
+            "/clear" => {
+                conversation.messages = system.to_vec();
+                conversation.generator.truncate(0);
+                conversation.sampler.reset();
+                note!("the conversation begins anew");
+                continue;
+            }
+            "/regen" => conversation.regenerate(),
+            command if is_command(command) => {
+                note!("unknown command {command}; {HELP}");
+                continue;
+            }
+            _ => conversation.say(text),
+        };
+        match answered {
+            Ok(()) => {}
+            Err(Error::Models(error @ metallic_models::Error::PromptTooLong { .. })) => {
+                note!("error: {error}, or begin anew with /clear");
+                if !input.is_interactive() {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A slash and one word: a slip of the hand, not a path or a question.
+fn is_command(text: &str) -> bool {
+    text.strip_prefix('/').is_some_and(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+struct Conversation<'a> {
+    generator: Generator<'a>,
+    tokenizer: &'a Tokenizer,
+    template: ChatTemplate,
+    sampler: Sampler,
+    options: GenerateOptions,
+    messages: Vec<ChatMessage>,
+    totals: Totals,
+}
+
+impl Conversation<'_> {
+    /// Takes a message of the user and answers it.
+    fn say(&mut self, text: String) -> Result<()> {
+        self.messages.push(ChatMessage::new("user", text));
+        let answered = self.answer();
+        if answered.is_err() {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    /// Answers the last message of the user once more.
+    fn regenerate(&mut self) -> Result<()> {
+        let Some(answer) = self.messages.pop_if(|last| last.role == "assistant") else {
+            note!("there is no answer yet");
+            return Ok(());
+        };
+        let answered = self.answer();
+        if answered.is_err() {
+            self.messages.push(answer);
+        }
+        answered
+    }
+
+    fn answer(&mut self) -> Result<()> {
+        let ids = self.template.encode(self.tokenizer, &self.messages, ChatOptions::default())?;
+        // What the cache holds already need not be processed again; the last token must, for its
+        // logits.
+        let cached = self.generator.tokens();
+        let common = cached.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        let common = common.min(ids.len().saturating_sub(1));
+        self.generator.truncate(common);
+        let new = ids.get(common..).unwrap_or_default();
+        interrupt::clear();
+        let (mut text, mut failure) = (String::new(), None);
+        for &token in new {
+            self.sampler.accept(token);
+        }
+        let sampler = &mut self.sampler;
+        let generation = self.generator.generate(
+            new,
+            self.tokenizer,
+            &self.options,
+            &mut |logits| {
+                let token = sampler.sample(logits)?;
+                sampler.accept(token);
+                Ok(token)
+            },
+            &mut |piece| {
+                text.push_str(piece);
+                if failure.is_none() {
+                    failure = print(piece).err();
+                }
+                if failure.is_some() || interrupt::is_set() {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
+        failure.map_or_else(|| print("\n"), Err)?;
+        self.totals.add(&generation);
+        if generation.stop == StopReason::ContextFull {
+            note!("the context is full; begin anew with /clear, or start with a larger -c");
+        }
+        self.messages.push(ChatMessage::new("assistant", text));
+        Ok(())
+    }
+}
+
+fn print(piece: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(piece.as_bytes()).and_then(|()| out.flush())
+}

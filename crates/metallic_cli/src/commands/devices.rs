@@ -1,0 +1,58 @@
+//! `metallic devices`: what can run here, and with which kernels.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use metallic::Context;
+use metallic::dispatch::Policies;
+use metallic_instrumentation::Recorder;
+use serde_json::json;
+
+use crate::args::DevicesArgs;
+use crate::device;
+use crate::error::Result;
+use crate::output::print_json;
+
+/// Lists the devices.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(super) fn run(args: &DevicesArgs) -> Result<()> {
+    let contexts = [device::open_cpu(None, Policies::default(), Recorder::disabled())];
+    if args.json {
+        let devices: Vec<_> = contexts
+            .iter()
+            .map(|ctx| {
+                json!({
+                    "device": ctx.device().id().to_string(),
+                    "description": ctx.device().description(),
+                    "kernels": kernels(ctx),
+                })
+            })
+            .collect();
+        return print_json(&json!({ "devices": devices }));
+    }
+    let mut out = io::stdout().lock();
+    for ctx in &contexts {
+        writeln!(out, "{}  {}", ctx.device().id(), ctx.device().description())?;
+        for (op, backends) in kernels(ctx) {
+            let backends: Vec<String> = backends
+                .iter()
+                .map(|(backend, variants)| format!("{backend} ({})", variants.join(", ")))
+                .collect();
+            writeln!(out, "  {op:<12} {}", backends.join("; "))?;
+        }
+    }
+    Ok(())
+}
+
+type Kernels = BTreeMap<&'static str, BTreeMap<&'static str, Vec<&'static str>>>;
+
+/// Variants by op and backend.
+fn kernels(ctx: &Context) -> Kernels {
+    let mut kernels = Kernels::new();
+    for &(op, backend, variant) in ctx.registry().listing() {
+        kernels.entry(op).or_default().entry(backend.name()).or_default().push(variant);
+    }
+    kernels
+}

@@ -1,0 +1,126 @@
+//! `metallic parity`: every backend against the f64 oracle, case by case.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use metallic::Context;
+use metallic::dispatch::{Backend, Policy, PolicyChoice, PolicySource};
+use metallic::op::{Op, Sdpa};
+use metallic_testkit::cases::sdpa::{SdpaTypes, minimum, quick, seed};
+use metallic_testkit::parity::{self, Progress, Report, Row, Target};
+
+use crate::args::ParityArgs;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::output::note;
+
+/// Runs the matrix and prints it as a table.
+///
+/// # Errors
+/// [`Error::Parity`] when any case failed or none ran; a report that cannot be written.
+pub(super) fn run(args: &ParityArgs) -> Result<()> {
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let report_file = args.json.as_deref().filter(|_| !to_stdout);
+    // A report that cannot be written should not cost minutes first.
+    let mut file = match report_file {
+        Some(path) => Some(std::fs::File::create(path).map_err(Error::write(path))?),
+        None => None,
+    };
+    let contexts = contexts(args)?;
+    let targets: Vec<Target<'_>> = contexts
+        .iter()
+        .map(|(backend, ctx)| Target { label: backend.name(), ctx, backend: Some(*backend) })
+        .collect();
+    let cases = if args.quick { quick() } else { [seed(), minimum()].concat() };
+    let mut out = io::stdout().lock();
+    let mut failure = None;
+    if !to_stdout {
+        header(&mut out)?;
+    }
+    let report = parity::run(&targets, &cases, &SdpaTypes::ALL, &mut |progress| {
+        if let (Progress::Ran(row), false) = (progress, to_stdout)
+            && failure.is_none()
+        {
+            failure = print_row(&mut out, row).err();
+        }
+    });
+    if let Some(failure) = failure {
+        return Err(Error::Output(failure));
+    }
+    if to_stdout {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        summary(&mut out, &report)?;
+    }
+    if let (Some(path), Some(file)) = (report_file, &mut file) {
+        let written = serde_json::to_writer_pretty(&mut *file, &report).map_err(io::Error::from);
+        written.and_then(|()| writeln!(file)).map_err(Error::write(path))?;
+    }
+    for (_, ctx) in &contexts {
+        device::finish(ctx)?;
+    }
+    if report.passed() {
+        return Ok(());
+    }
+    Err(Error::Parity { failed: report.failed, cases: report.rows.len() })
+}
+
+/// One context per backend to try, with that backend forced.
+fn contexts(args: &ParityArgs) -> Result<Vec<(Backend, Context)>> {
+    let mut contexts = Vec::new();
+    for backend in Backend::ALL {
+        let mut ctx = device::open(&args.backend)?;
+        let mut policies = ctx.registry().policies().clone();
+        let asked = policies.choice(Sdpa::ID).0.policy;
+        if asked != Policy::Auto && asked != Policy::Force(backend) {
+            note!("{backend} is not run: only {asked} was asked for");
+            continue;
+        }
+        let source = PolicySource::Flag("metallic parity");
+        policies.ops.insert(Sdpa::ID, PolicyChoice { policy: Policy::Force(backend), source });
+        policies.required.remove(Sdpa::ID);
+        ctx.registry_mut().set_policies(policies);
+        contexts.push((backend, ctx));
+    }
+    Ok(contexts)
+}
+
+fn header(out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<6} {:<7} {:<9} {:>10} {:>10} {:>7} {:>10}  case",
+        "result", "backend", "types", "max abs", "tolerance", "ratio", "µs"
+    )
+}
+
+fn print_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
+    let result = if row.failure.is_none() { "ok" } else { "FAILED" };
+    writeln!(
+        out,
+        "{result:<6} {:<7} {:<9} {:>10.2e} {:>10.2e} {:>7.3} {:>10.0}  {}",
+        row.backend, row.types, row.max_abs, row.tolerance, row.worst_ratio, row.us, row.case
+    )?;
+    match &row.failure {
+        Some(failure) => writeln!(out, "       {failure}"),
+        None => Ok(()),
+    }
+}
+
+fn summary(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    if !report.not_run.is_empty() {
+        writeln!(out, "\nnot run")?;
+        for case in &report.not_run {
+            let (types, target) = (&case.types, &case.target);
+            writeln!(out, "  {target} {types} {}: {}", case.case, case.reason)?;
+        }
+    }
+    let worst = report.rows.iter().fold(0.0, |worst: f64, row| worst.max(row.worst_ratio));
+    writeln!(
+        out,
+        "\n{} ran, {} failed, {} not run; the largest error is {worst:.3} of the allowed one",
+        report.rows.len(),
+        report.failed,
+        report.not_run.len()
+    )
+}

@@ -1,0 +1,128 @@
+//! What a command can fail with, and which exit code that is: 2 for a wrong command line, 1 for
+//! the rest.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The crate's result.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    // --- the command line ------------------------------------------------------------------
+    #[error("{first} contradicts {second}; leave one of them out")]
+    Contradiction { first: String, second: String },
+    #[error("{flag} is {got}, expected {expected}")]
+    BadFlag { flag: &'static str, got: String, expected: String },
+    #[error("there is no prompt; give one with -p TEXT, -p - (standard input) or -f FILE")]
+    NoPrompt,
+    #[error("unknown device `{name}`; there are: {known}")]
+    UnknownDevice { name: String, known: String },
+    #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]
+    NotAHubName { name: String },
+
+    // --- files -----------------------------------------------------------------------------
+    #[error("cannot read {}: {source}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{what} is not UTF-8 text (byte {offset})")]
+    NotUtf8 { what: String, offset: usize },
+    #[error("cannot write {}: {source}", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("no file or folder `{name}`; a hub model is named org/repo or org/repo:file")]
+    NoSuchModel { name: String },
+    #[error(
+        "`{name}` is not in the cache; run `metallic pull {name}`, or put its file into {}",
+        .folder.display()
+    )]
+    NotPulled { name: String, folder: PathBuf },
+    #[error("`{repo}` has no file for `{wanted}`; it has: {files}")]
+    NoSuchFile { repo: String, wanted: String, files: String },
+    #[error("`{repo}` has several models; name one as {repo}:FILE, of: {files}")]
+    SeveralFiles { repo: String, files: String },
+    #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only `pull` makes it"))]
+    #[error(
+        "cannot download {file} of `{repo}`: {reason}\nwithout a network put it at {} yourself, or \
+         pass a path with -m",
+        .place.display()
+    )]
+    Download { repo: String, file: String, reason: String, place: PathBuf },
+    #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only `pull` makes it"))]
+    #[error("{} does not have the hash {expected} that the hub names; it was removed, pull again", .path.display())]
+    WrongHash { path: PathBuf, expected: String },
+    #[cfg_attr(feature = "hub", expect(dead_code, reason = "for builds without the feature"))]
+    #[error(
+        "this build has no network code (feature `hub`); put the model's file into {}, or pass a \
+         path with -m", .folder.display()
+    )]
+    NoHub { folder: PathBuf },
+    #[error("there is no home directory for the model cache; set HF_HOME")]
+    NoHome,
+
+    // --- tensors in files ------------------------------------------------------------------
+    #[error("{}: not a safetensors file: {reason}", .path.display())]
+    Safetensors { path: PathBuf, reason: String },
+    #[error("{} has no tensor `{name}`; it has: {present}", .path.display())]
+    NoTensor { path: PathBuf, name: &'static str, present: String },
+    #[error("tensor `{name}` is {got}, expected {expected}")]
+    BadTensor { name: &'static str, got: String, expected: &'static str },
+    #[error("kv_lens of sequence {sequence} is {got}, expected 0 to kv_len = {kv_len}")]
+    BadLength { sequence: usize, got: i64, kv_len: usize },
+
+    // --- running ---------------------------------------------------------------------------
+    #[error("the text has {tokens} token(s); at least 2 are needed to predict one")]
+    TextTooShort { tokens: usize },
+    #[error(
+        "depth {depth} and {tokens} tokens do not fit the context of {context}; lower them or \
+         raise -c"
+    )]
+    BenchTooLong { depth: usize, tokens: usize, context: usize },
+    #[error("{failed} of {cases} parity cases failed")]
+    Parity { failed: usize, cases: usize },
+    #[error("interrupted; there is no result")]
+    Interrupted,
+    #[error("the line editor failed: {reason}")]
+    Editor { reason: String },
+    #[error("metrics: {source}")]
+    Metrics { source: io::Error },
+    #[error(transparent)]
+    Core(#[from] metallic::Error),
+    #[error(transparent)]
+    Models(#[from] metallic_models::Error),
+    /// Writing to standard output failed.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl From<serde_json::Error> for Error {
+    /// JSON is only ever written here, to standard output.
+    fn from(error: serde_json::Error) -> Self {
+        Error::Output(error.into())
+    }
+}
+
+impl Error {
+    pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Read { path, source }
+    }
+
+    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Write { path, source }
+    }
+
+    /// Whether the command line (or an environment variable in its place) is wrong.
+    pub(crate) fn is_usage(&self) -> bool {
+        use metallic_models::Error as Models;
+        matches!(
+            self,
+            Error::Contradiction { .. }
+                | Error::BadFlag { .. }
+                | Error::NoPrompt
+                | Error::UnknownDevice { .. }
+                | Error::NotAHubName { .. }
+                | Error::Core(metallic::Error::UnknownValue { .. })
+                | Error::Models(Models::BadSampling { .. })
+        )
+    }
+}

@@ -1,0 +1,91 @@
+//! Finding and loading the model that `-m` names.
+
+use std::path::{Path, PathBuf};
+
+use metallic::Context;
+use metallic::config::process_env;
+use metallic::op::Precision;
+use metallic::tensor::HostBytes;
+use metallic_devices::cpu::{CpuDevice, CpuOptions};
+use metallic_models::source::ModelFiles;
+use metallic_models::tiny;
+use metallic_models::tokenizer::Tokenizer;
+use metallic_models::transformer::{Model, ModelOptions};
+
+use crate::args::ModelArgs;
+use crate::error::{Error, Result};
+use crate::hub::{self, HubName};
+use crate::output::note;
+
+/// A model's files, tokenizer and weights.
+pub(crate) struct Loaded {
+    pub(crate) files: ModelFiles,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) model: Model,
+}
+
+/// The path of the model that `name` means; `None` for the embedded one.
+///
+/// # Errors
+/// Nothing is there, or the hub model was not pulled.
+pub(crate) fn locate(args: &ModelArgs) -> Result<Option<PathBuf>> {
+    let Some(name) = &args.model else { return Ok(None) };
+    if Path::new(name).exists() {
+        return Ok(Some(name.into()));
+    }
+    match HubName::parse(name) {
+        Some(hub) => hub.locate(&hub::cache_folder(&process_env)?).map(Some),
+        None => Err(Error::NoSuchModel { name: name.clone() }),
+    }
+}
+
+/// Opens the files of the model that `args` name; `map` opens the bytes of one.
+///
+/// # Errors
+/// As [`locate`]; whatever is wrong with the files.
+pub(crate) fn open_with(
+    args: &ModelArgs,
+    map: &dyn Fn(&Path) -> metallic::Result<HostBytes>,
+) -> Result<ModelFiles> {
+    let Some(path) = locate(args)? else { return Ok(tiny::model()?) };
+    let map = |path: &Path| {
+        // The reader asks for optional files and must learn that one is not there.
+        std::fs::metadata(path)?;
+        map(path).map_err(io_error)
+    };
+    Ok(ModelFiles::open(&path, &map)?)
+}
+
+/// A device's failure to read, as the model reader wants it: its own words, once.
+fn io_error(error: metallic::Error) -> std::io::Error {
+    match error {
+        metallic::Error::Read { reason, .. } => std::io::Error::other(reason),
+        other => std::io::Error::other(other.to_string()),
+    }
+}
+
+/// As [`open_with`], for commands that run nothing.
+///
+/// # Errors
+/// As [`open_with`].
+pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
+    let reader = CpuDevice::new(CpuOptions { threads: 1, ..CpuOptions::default() });
+    open_with(args, &|path| metallic::device::Device::map_file(&reader, path))
+}
+
+/// Loads the model onto the device of `ctx`.
+///
+/// # Errors
+/// As [`open_with`]; no memory on the device.
+pub(crate) fn load(ctx: &Context, args: &ModelArgs, exact: bool, verbose: bool) -> Result<Loaded> {
+    let files = open_with(args, &|path| ctx.device().map_file(path))?;
+    let tokenizer = files.tokenizer()?;
+    let precision = if exact { Precision::Exact } else { Precision::default() };
+    let model = Model::load(ctx, &files, ModelOptions { precision })?;
+    if verbose {
+        let (name, config) = (files.name(), files.config());
+        let quantization = files.quantization();
+        note!("model: {name}, {}, {quantization}, {}", config.architecture, files.format());
+    }
+    Ok(Loaded { files, tokenizer, model })
+}

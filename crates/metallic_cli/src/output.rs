@@ -1,0 +1,85 @@
+//! Standard output and standard error: who may write what, and how failures are shown.
+//!
+//! Standard output carries results alone. A reader that goes away (`| head`) ends the program
+//! without a word.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::args;
+use crate::error::Error;
+
+/// Exit code of a wrong command line.
+const USAGE: u8 = 2;
+
+/// Writes a line to standard error; that nobody reads it is no failure.
+macro_rules! note {
+    ($($arg:tt)*) => {
+        $crate::output::write_note(format_args!($($arg)*))
+    };
+}
+pub(crate) use note;
+
+pub(crate) fn write_note(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints `value` as pretty JSON on standard output.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// Shows a failure and says which exit code it is.
+pub(crate) fn failure(error: &Error) -> ExitCode {
+    if let Error::Output(source) = error
+        && source.kind() == io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
+    note!("error: {}", chain(error));
+    if error.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+}
+
+/// The error with those of its causes that it does not already quote.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Shows what the flag parser says: help as it is, errors in two lines.
+pub(crate) fn clap_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        let _ = io::stdout().write_all(text.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help {
+        let _ = io::stderr().write_all(text.as_bytes());
+        return ExitCode::from(USAGE);
+    }
+    let problem: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .collect();
+    note!("{}", problem.join(" "));
+    note!("see `{} --help`", args::command_path(arguments));
+    ExitCode::from(USAGE)
+}

@@ -1,0 +1,130 @@
+//! Which backend each op shall run on, from flags, their environment twins, the environment and
+//! the configuration file. Precedence is `metallic::config`'s; contradictions end here.
+
+use metallic::config::{self, FORCE_SDPA_BACKEND, FlagPolicies, ReadEnv};
+use metallic::dispatch::{Policies, Policy, PolicySource};
+use metallic::op::{Op, Sdpa};
+
+use crate::args::BackendArgs;
+use crate::error::{Error, Result};
+use crate::output::note;
+
+const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
+const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
+
+/// The policies `args` ask for.
+///
+/// # Errors
+/// An unknown value anywhere, or two wishes of the same rank that differ.
+pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> {
+    // A typed `--backend` is above the twin of `--sdpa-backend`.
+    let overruled = args.sdpa_backend_from_env && args.backend.is_some() && !args.backend_from_env;
+    let sdpa = args.sdpa_backend.filter(|_| !overruled);
+    let mut policies = config::policies(FlagPolicies { sdpa, all: args.backend }, env)?;
+    if args.sdpa_backend_from_env && !overruled {
+        check_twin(args.sdpa_backend, env)?;
+    }
+    let twin = |source: &PolicySource| match source {
+        PolicySource::Flag("--sdpa-backend") if args.sdpa_backend_from_env => Some(SDPA_TWIN),
+        PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
+        _ => None,
+    };
+    for choice in policies.ops.values_mut().chain([&mut policies.all]) {
+        if let Some(twin) = twin(&choice.source) {
+            choice.source = PolicySource::Env(twin);
+        }
+    }
+    if let Some(required) = args.require_backend {
+        let choice = policies.choice(Sdpa::ID).0;
+        if let Policy::Force(forced) = choice.policy
+            && forced != required
+        {
+            return Err(Error::Contradiction {
+                first: format!("--require-backend {required}"),
+                second: format!("{forced} for attention, by {}", choice.source),
+            });
+        }
+        policies.required.insert(Sdpa::ID, required);
+    }
+    Ok(policies)
+}
+
+/// Two variables for one thing must agree.
+fn check_twin(twin: Option<Policy>, env: ReadEnv<'_>) -> Result<()> {
+    let (Some(twin), Some(forced)) = (twin, env(FORCE_SDPA_BACKEND)) else { return Ok(()) };
+    match forced.parse::<Policy>() {
+        Ok(forced) if forced != twin => Err(Error::Contradiction {
+            first: format!("{SDPA_TWIN}={twin}"),
+            second: format!("{FORCE_SDPA_BACKEND}={forced}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Says what was asked for, by whom.
+pub(crate) fn describe(policies: &Policies) {
+    let choice = policies.choice(Sdpa::ID).0;
+    note!("sdpa backend: {} (from {})", choice.policy, choice.source);
+    if policies.all.policy != Policy::Auto {
+        note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
+    }
+    if let Some(required) = policies.required.get(Sdpa::ID) {
+        note!("required sdpa backend: {required}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{self, Command};
+    use metallic::dispatch::Backend;
+
+    fn backend_args(flags: &[&str]) -> BackendArgs {
+        let words: Vec<_> = ["metallic", "run"].iter().chain(flags).map(Into::into).collect();
+        match args::parse(&words).unwrap().command {
+            Command::Run(args) => args.backend,
+            _ => unreachable!("`run` was parsed"),
+        }
+    }
+
+    fn sdpa(args: &BackendArgs, force: Option<&str>) -> Result<(Policy, String)> {
+        let env =
+            |name: &str| (name == FORCE_SDPA_BACKEND).then_some(force).flatten().map(str::to_owned);
+        let policies = resolve(args, &env)?;
+        let choice = policies.choice(Sdpa::ID).0;
+        Ok((choice.policy, choice.source.to_string()))
+    }
+
+    #[test]
+    fn flags_win_and_are_named() {
+        let graph = Policy::Force(Backend::Graph);
+        let args = backend_args(&["--sdpa-backend", "mpsgraph"]);
+        assert_eq!(sdpa(&args, Some("legacy")).unwrap(), (graph, "--sdpa-backend".to_owned()));
+        let args = backend_args(&[]);
+        let (policy, source) = sdpa(&args, Some("legacy")).unwrap();
+        assert_eq!(policy, Policy::Force(Backend::Legacy));
+        assert!(source.contains(FORCE_SDPA_BACKEND));
+        assert!(sdpa(&args, Some("cudnn")).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn twins_have_the_rank_of_the_environment() {
+        let mut args = backend_args(&["--sdpa-backend", "graph"]);
+        args.sdpa_backend_from_env = true;
+        assert_eq!(sdpa(&args, None).unwrap().1, format!("environment variable {SDPA_TWIN}"));
+        assert!(sdpa(&args, Some("graph")).is_ok());
+        let error = sdpa(&args, Some("legacy")).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(FORCE_SDPA_BACKEND), "{error}");
+        args.backend = Some(Policy::Force(Backend::Legacy));
+        let (policy, source) = sdpa(&args, Some("legacy")).unwrap();
+        assert_eq!((policy, source.as_str()), (Policy::Force(Backend::Legacy), "--backend"));
+    }
+
+    #[test]
+    fn a_required_backend_must_be_possible() {
+        let args = backend_args(&["--sdpa-backend", "legacy", "--require-backend", "graph"]);
+        let error = sdpa(&args, None).unwrap_err();
+        assert!(error.to_string().contains("--require-backend graph"), "{error}");
+        assert!(sdpa(&backend_args(&["--require-backend", "graph"]), None).is_ok());
+    }
+}

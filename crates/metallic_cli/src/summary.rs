@@ -1,0 +1,121 @@
+//! What a run cost: the one line at its end, and the same as JSON.
+
+use std::time::Duration;
+
+use metallic::Context;
+use metallic::op::{Op, Sdpa};
+use metallic_devices::process::peak_memory_bytes;
+use serde_json::{Value, json};
+
+/// Tokens and times of one or more generations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) prompt_time: Duration,
+    pub(crate) generated: usize,
+    pub(crate) decode_time: Duration,
+    /// Of the first generation.
+    pub(crate) first_token: Option<Duration>,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, generation: &metallic_models::generate::Generation) {
+        self.prompt_tokens += generation.prompt_tokens;
+        self.prompt_time += generation.prompt_time;
+        self.generated += generation.ids.len();
+        self.decode_time += generation.decode_time;
+        if !generation.ids.is_empty() {
+            self.first_token.get_or_insert(generation.first_token_time);
+        }
+    }
+
+    fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prompt_time)
+    }
+
+    /// The first token comes out of the prompt, so it costs no decoding.
+    fn decode_rate(&self) -> f64 {
+        rate(self.generated.saturating_sub(1), self.decode_time)
+    }
+}
+
+/// Tokens per second; 0 without tokens.
+pub(crate) fn rate(tokens: usize, time: Duration) -> f64 {
+    if tokens == 0 { 0.0 } else { tokens as f64 / time.as_secs_f64().max(1e-9) }
+}
+
+/// The line at the end of a run.
+pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
+    let mut parts = vec![
+        format!("prompt {} tokens, {:.1} tok/s", totals.prompt_tokens, totals.prompt_rate()),
+        format!("generated {} tokens, {:.1} tok/s", totals.generated, totals.decode_rate()),
+    ];
+    if let Some(first) = totals.first_token {
+        parts.push(format!("first token {:.1} ms", first.as_secs_f64() * 1e3));
+    }
+    if let Some(peak) = peak_memory_bytes() {
+        parts.push(format!("peak memory {:.1} MB", peak as f64 / 1e6));
+    }
+    parts.push(format!("device {}", ctx.device().id()));
+    let runs = ctx.runs(Sdpa::ID);
+    let backends: Vec<String> = runs
+        .iter()
+        .map(|run| {
+            let selection = &run.selection;
+            let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
+            format!("{}{calls} ({}: {})", selection.backend, selection.variant, selection.reason)
+        })
+        .collect();
+    let backends = if backends.is_empty() { "none ran".to_owned() } else { backends.join(", ") };
+    parts.push(format!("sdpa {backends}"));
+    let (hits, misses) = ctx
+        .cache()
+        .stats()
+        .iter()
+        .fold((0, 0), |(hits, misses), stats| (hits + stats.hits, misses + stats.misses));
+    parts.push(format!("cache {hits} hits, {misses} misses"));
+    parts.join(" | ")
+}
+
+/// The same as JSON.
+pub(crate) fn to_json(ctx: &Context, totals: &Totals) -> Value {
+    json!({
+        "prompt_tokens": totals.prompt_tokens,
+        "prompt_tokens_per_second": totals.prompt_rate(),
+        "generated_tokens": totals.generated,
+        "generated_tokens_per_second": totals.decode_rate(),
+        "time_to_first_token_ms": totals.first_token.map(|time| time.as_secs_f64() * 1e3),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "device": ctx.device().id().to_string(),
+        "sdpa": sdpa_runs(ctx),
+        "caches": caches(ctx),
+    })
+}
+
+/// What ran attention, how often and why.
+pub(crate) fn sdpa_runs(ctx: &Context) -> Vec<Value> {
+    let run = |run: metallic::context::RunCount| {
+        json!({
+            "backend": run.selection.backend.name(),
+            "variant": run.selection.variant,
+            "calls": run.calls,
+            "reason": run.selection.reason,
+        })
+    };
+    ctx.runs(Sdpa::ID).into_iter().map(run).collect()
+}
+
+/// The counters of the caches.
+pub(crate) fn caches(ctx: &Context) -> Vec<Value> {
+    let cache = |stats: &metallic::cache::CacheStats| {
+        json!({
+            "cache": stats.name,
+            "hits": stats.hits,
+            "misses": stats.misses,
+            "entries": stats.entries,
+            "bytes": stats.bytes,
+            "evictions": stats.evictions,
+        })
+    };
+    ctx.cache().stats().iter().map(cache).collect()
+}

@@ -1,0 +1,11 @@
+//! The real binary, run as a user runs it, on the embedded model.
+
+mod support;
+
+mod bad_flags;
+mod bad_models;
+mod chat;
+mod op_sdpa;
+mod op_sdpa_bad;
+mod run;
+mod tools;

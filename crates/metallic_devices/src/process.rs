@@ -1,0 +1,25 @@
+//! What the operating system says about this process. Not: memory handed out by a device.
+
+/// The most memory this process ever had resident, in bytes; `None` when the system does not say.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a whole `rusage`, which `getrusage` fills when it returns 0; all
+    // zero bytes are a valid `rusage` in any case.
+    let usage = unsafe {
+        (libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) == 0).then(|| usage.assume_init())
+    }?;
+    // Linux counts in KiB, macOS in bytes (their `getrusage` manual pages).
+    let unit = if std::env::consts::OS == "macos" { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::peak_memory_bytes;
+
+    #[test]
+    fn a_test_needs_between_a_megabyte_and_a_terabyte() {
+        let peak = peak_memory_bytes().unwrap();
+        assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
+    }
+}
