@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use metallic::tensor::DType;
 use metallic_models::generate::{GenerateOptions, Generation};
 use metallic_models::kv_cache::KvCacheOptions;
 use metallic_models::sampler::{Sampler, SamplerConfig};
@@ -74,11 +75,18 @@ impl ContextArgs {
         }
     }
 
+    /// Element types of cached keys and values.
+    pub(crate) fn cache_types(&self) -> (DType, DType) {
+        let default = if self.exact { DType::F32 } else { DType::F16 };
+        (self.cache_type_k.unwrap_or(default), self.cache_type_v.unwrap_or(default))
+    }
+
     /// The cache of one sequence that will probably reach `expected` positions.
     pub(crate) fn cache(&self, max_len: usize, expected: usize) -> KvCacheOptions {
+        let (k_dtype, v_dtype) = self.cache_types();
         KvCacheOptions {
-            k_dtype: self.cache_type_k,
-            v_dtype: self.cache_type_v,
+            k_dtype,
+            v_dtype,
             expected_len: expected.min(max_len),
             ..KvCacheOptions::new(max_len)
         }

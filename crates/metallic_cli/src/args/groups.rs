@@ -100,13 +100,14 @@ pub(crate) struct ContextArgs {
     /// Tokens of a prompt processed in one step (-ub)
     #[arg(long, value_name = "N", default_value = "512", value_parser = values::positive)]
     pub(crate) ubatch_size: usize,
-    /// Type of cached keys: f16, bf16, f32 or q8_0 (-ctk)
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = values::cache_type)]
-    pub(crate) cache_type_k: DType,
-    /// Type of cached values: f16, bf16, f32 or q8_0 (-ctv)
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = values::cache_type)]
-    pub(crate) cache_type_v: DType,
-    /// Keep activations in f32 where they may be quantised otherwise
+    /// Type of cached keys: f16, bf16, f32 or q8_0 (-ctk) [default: f16, with --exact f32]
+    #[arg(long, value_name = "TYPE", value_parser = values::cache_type)]
+    pub(crate) cache_type_k: Option<DType>,
+    /// Type of cached values: f16, bf16, f32 or q8_0 (-ctv) [default: f16, with --exact f32]
+    #[arg(long, value_name = "TYPE", value_parser = values::cache_type)]
+    pub(crate) cache_type_v: Option<DType>,
+    /// Keep activations in f32 where they may be quantised otherwise, and the KV cache in f32
+    /// unless another type is asked for
     #[arg(long)]
     pub(crate) exact: bool,
 }

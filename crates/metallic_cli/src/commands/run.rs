@@ -36,7 +36,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     if verbose {
         note!("sampler: {}", sampler.describe());
         note!("seed: {}", sampler.seed());
-        let (k, v) = (args.context.cache_type_k, args.context.cache_type_v);
+        let (k, v) = args.context.cache_types();
         note!("context: {max_len} tokens, keys {k}, values {v}; prompt: {} tokens", prompt.len());
     }
     let cache = args.context.cache(max_len, needed);
