@@ -80,7 +80,7 @@ fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
         "ffn": config.ffn,
         "vocab": config.vocab,
         "context_length": config.context_length,
-        "rms_eps": config.rms_eps,
+        "rms_eps": json_f32(config.rms_eps),
         "rope": rope(config),
         "tied_output": config.tied_output,
         "qkv_bias": config.qkv_bias,
@@ -155,6 +155,11 @@ fn rope(config: &ModelConfig) -> String {
     format!("theta {}, {} dims, scaling {:?}", rope.theta, rope.dims, rope.scaling)
 }
 
+/// The shortest number that is this f32, not the f64 beside it: 1e-6, not 9.999999974752427e-7.
+fn json_f32(value: f32) -> serde_json::Value {
+    json!(value.to_string().parse::<f64>().unwrap_or(f64::from(value)))
+}
+
 /// A value in a line: arrays by length, texts cut.
 fn short(value: &Value) -> String {
     let text = match json_value(value) {
@@ -176,7 +181,7 @@ fn json_value(value: &Value) -> serde_json::Value {
         Value::I16(v) => json!(v),
         Value::U32(v) => json!(v),
         Value::I32(v) => json!(v),
-        Value::F32(v) => json!(v),
+        Value::F32(v) => json_f32(*v),
         Value::Bool(v) => json!(v),
         Value::String(v) => json!(v),
         Value::Array(v) => json!(format!("{} [{}]", v.type_name(), v.len())),

@@ -33,7 +33,9 @@ pub(super) fn run(args: &PullArgs) -> Result<()> {
     let pull = Pull { name: &name, cache: &cache, quiet: args.quiet };
     let repo = pull.api()?.model(name.repo.clone());
     let info = repo.info().map_err(|error| pull.failed(None, &error))?;
-    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+    let mut files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+    // Names become paths below the cache.
+    files.retain(|file| file.split('/').all(|part| !matches!(part, "" | "." | "..")));
     let path = match name.choose(&files)? {
         Choice::File(file) => pull.file(&repo, &file)?,
         Choice::Folder(files) => {
@@ -148,6 +150,8 @@ impl Progress for Bar {
         if !self.0.is_hidden() {
             self.0.set_draw_target(ProgressDrawTarget::stderr());
         }
+        // Every attempt begins with what is there already.
+        self.0.set_position(0);
         self.0.set_length(size as u64);
         self.0.set_message(filename.to_owned());
     }
@@ -157,7 +161,7 @@ impl Progress for Bar {
     }
 
     fn finish(&mut self) {
-        self.0.finish();
+        self.0.finish_and_clear();
     }
 }
 

@@ -10,6 +10,7 @@ fn inspect_shows_header_tensors_and_memory() {
     let report = metallic(&["inspect", "--json", "-c", "256", "-ctk", "f32"]).ok().json();
     assert_eq!(report["architecture"], "qwen2");
     assert_eq!(report["tensors"].as_array().unwrap().len(), 74);
+    assert_eq!(report["rms_eps"], 1e-6);
     assert_eq!(report["memory"]["context"], 256);
     // 6 layers of one head of 64: keys of 4 bytes, values of 2.
     assert_eq!(report["memory"]["kv_cache_bytes"], 6 * 64 * (4 + 2) * 256);
