@@ -6,6 +6,7 @@
 
 mod args;
 mod argv;
+mod aside;
 mod error;
 
 mod device;

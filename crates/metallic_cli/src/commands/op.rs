@@ -3,8 +3,6 @@
 mod input;
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -16,9 +14,9 @@ use metallic_instrumentation::{MetricEvent, Record};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 
 use crate::args::OpSdpaArgs;
+use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::output::{note, print_json};
 use crate::{device, summary};
@@ -37,7 +35,7 @@ pub(super) fn sdpa(args: &OpSdpaArgs) -> Result<()> {
     let (q, k, v) = (inputs.qkv("q")?, inputs.qkv("k")?, inputs.qkv("v")?);
     let kv_lens = inputs.kv_lens(q.shape()[0], k.shape()[2])?;
     let mask = Mask { band, tensor: inputs.mask()? };
-    let file = aside(&args.output)?;
+    let file = Aside::new(&args.output)?;
     let (qs, vs) = (q.shape(), v.shape());
     let out = ctx.empty(q.dtype(), [qs[0], qs[1], qs[2], vs[3]])?;
     let (scale, softcap) = (args.scale, args.softcap);
@@ -46,7 +44,7 @@ pub(super) fn sdpa(args: &OpSdpaArgs) -> Result<()> {
     let selection = ctx.run::<Sdpa>(&call)?;
     ctx.device().synchronize()?;
     let total_us = start.elapsed().as_secs_f64() * 1e6;
-    write(&ctx, &call.out, file, &args.output)?;
+    write(&ctx, &call.out, file)?;
     if args.json {
         let mut report = timings(&events, total_us);
         for (name, tensor) in input::named(&call) {
@@ -82,28 +80,7 @@ fn band(args: &OpSdpaArgs) -> Result<Band> {
     Ok(band)
 }
 
-/// A file beside `path` that will take its name, so that nothing half-written is ever there.
-fn aside(path: &Path) -> Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let refuse = |kind, words: &str| {
-        Err(Error::Write { path: path.to_owned(), source: std::io::Error::new(kind, words) })
-    };
-    if !folder.is_dir() {
-        let words = format!("the folder {} does not exist", folder.display());
-        return refuse(std::io::ErrorKind::NotFound, &words);
-    }
-    if path.exists() && !path.is_file() {
-        return refuse(std::io::ErrorKind::InvalidInput, "it is there and is no regular file");
-    }
-    let permissions = std::fs::Permissions::from_mode(0o666);
-    let file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder);
-    file.map_err(Error::write(path))
-}
-
-fn write(ctx: &Context, out: &Tensor, mut file: NamedTempFile, path: &Path) -> Result<()> {
+fn write(ctx: &Context, out: &Tensor, file: Aside) -> Result<()> {
     let bytes = ctx.download(out)?;
     let dtype = match out.dtype() {
         DType::F16 => Dtype::F16,
@@ -111,14 +88,10 @@ fn write(ctx: &Context, out: &Tensor, mut file: NamedTempFile, path: &Path) -> R
         _ => Dtype::F32,
     };
     let failed = |error: safetensors::SafeTensorError| std::io::Error::other(error.to_string());
-    let written = TensorView::new(dtype, out.shape().to_vec(), &bytes)
-        .and_then(|view| safetensors::serialize([("out", view)], None))
-        .map_err(failed)
-        .and_then(|bytes| file.write_all(&bytes))
-        .and_then(|()| file.as_file().sync_all());
-    written.map_err(Error::write(path))?;
-    file.persist(path).map_err(|error| Error::write(path)(error.error))?;
-    Ok(())
+    file.finish(|to| {
+        let view = TensorView::new(dtype, out.shape().to_vec(), &bytes).map_err(failed)?;
+        to.write_all(&safetensors::serialize([("out", view)], None).map_err(failed)?)
+    })
 }
 
 /// Times of the call's parts and what its caches did, from its events.
