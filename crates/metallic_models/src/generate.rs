@@ -9,7 +9,7 @@ use metallic_instrumentation::MetricEvent;
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvCacheOptions};
 use crate::stop::{Filtered, StopFilter};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{StreamDecoder, Tokenizer};
 use crate::transformer::{Batch, Logits, Model};
 
 /// What to generate after a prompt.
@@ -102,6 +102,16 @@ impl<'a> Generator<'a> {
     /// [`Error::EmptyPrompt`], [`Error::ContextFull`] before any work, [`Error::NotFinite`], or
     /// what a kernel reports; after a kernel's error the sequence holds the chunks before it.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let logits = self.feed_while(tokens, &mut || ControlFlow::Continue(()))?;
+        logits.ok_or(Error::EmptyPrompt)
+    }
+
+    /// As [`Generator::feed`], asking before each chunk whether to go on; `None` when not.
+    fn feed_while(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
         let (needed, context) = (self.tokens.len() + tokens.len(), self.cache.max_len());
         if needed > context {
             return Err(Error::ContextFull { needed, context });
@@ -109,6 +119,9 @@ impl<'a> Generator<'a> {
         let mut logits = Vec::new();
         let chunks = tokens.len().div_ceil(self.ubatch);
         for (index, chunk) in tokens.chunks(self.ubatch).enumerate() {
+            if go_on().is_break() {
+                return Ok(None);
+            }
             let wanted = match index + 1 == chunks {
                 true => Logits::Last(&mut logits),
                 false => Logits::None,
@@ -117,15 +130,18 @@ impl<'a> Generator<'a> {
             self.model.forward(self.ctx, &mut self.cache, batch, wanted)?;
             self.tokens.extend_from_slice(chunk);
         }
-        match logits.first() {
-            None => Err(Error::EmptyPrompt),
-            Some(_) if logits.iter().all(|logit| logit.is_finite()) => Ok(logits),
-            Some(_) => Err(Error::NotFinite { position: self.tokens.len() }),
+        if logits.is_empty() {
+            return Err(Error::EmptyPrompt);
         }
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(Error::NotFinite { position: self.tokens.len() });
+        }
+        Ok(Some(logits))
     }
 
     /// Processes `prompt` after what is there, then samples with `sample` and hands text to
-    /// `on_text` as soon as it is whole UTF-8 and no part of a stop string.
+    /// `on_text` as soon as it is whole UTF-8 and no part of a stop string. An empty text asks
+    /// the caller whether to go on: before each chunk of the prompt and after each token.
     ///
     /// The last sampled token is not yet in the cache; a following call processes it first when
     /// the caller passes it on.
@@ -146,76 +162,101 @@ impl<'a> Generator<'a> {
         if prompt_end.saturating_add(wanted) > context {
             return Err(Error::PromptTooLong { prompt: prompt_end, generate: wanted, context });
         }
-        let recorder = self.ctx.recorder();
         let start = Instant::now();
-        let mut logits = self.feed(prompt)?;
+        let logits = self.feed_while(prompt, &mut || on_text(""))?;
         let prompt_time = start.elapsed();
+        let mut generation = Generation {
+            prompt_tokens: prompt.len(),
+            ids: Vec::new(),
+            stop: StopReason::Interrupted,
+            prompt_time,
+            first_token_time: prompt_time,
+            decode_time: Duration::ZERO,
+        };
+        let Some(mut logits) = logits else { return Ok(generation) };
+        let recorder = self.ctx.recorder();
         recorder.record(|| MetricEvent::PromptProcessed {
             tokens: prompt.len() as u64,
             duration_us: prompt_time.as_micros() as u64,
         });
-        let mut decoder = tokenizer.stream_decoder(true);
-        let mut filter = StopFilter::new(&options.stop);
-        let mut ids: Vec<u32> = Vec::new();
-        let mut first_token_time = prompt_time;
+        let mut shown = Shown::new(tokenizer, options, on_text);
         let mut last = start;
-        let stop = loop {
-            if options.max_tokens.is_some_and(|most| ids.len() >= most) {
+        generation.stop = loop {
+            if options.max_tokens.is_some_and(|most| generation.ids.len() >= most) {
                 break StopReason::Length;
             }
+            if !generation.ids.is_empty() {
+                if self.tokens.len() >= context {
+                    break StopReason::ContextFull;
+                }
+                logits = self.feed(&generation.ids[generation.ids.len() - 1..])?;
+            }
             let id = sample(&logits)?;
-            if ids.is_empty() {
-                first_token_time = start.elapsed();
+            let now = Instant::now();
+            if generation.ids.is_empty() {
+                generation.first_token_time = now - start;
             }
             if !options.ignore_eos && tokenizer.is_eog(id) {
                 break StopReason::EndOfText(id);
             }
-            let now = Instant::now();
             recorder.record(|| MetricEvent::TokenGenerated {
-                index: ids.len() as u64,
+                index: generation.ids.len() as u64,
                 duration_us: (now - last).as_micros() as u64,
             });
             last = now;
-            ids.push(id);
-            if let Some(piece) = decoder.push(id) {
-                match filter.push(&piece) {
-                    Filtered::Text(text) => {
-                        if !text.is_empty() && on_text(&text).is_break() {
-                            break StopReason::Interrupted;
-                        }
-                    }
-                    Filtered::Stop { text, stop } => {
-                        let _ = on_text(&text);
-                        break StopReason::StopString(stop);
-                    }
-                }
+            generation.ids.push(id);
+            if let Some(stop) = shown.push(id) {
+                break stop;
             }
-            // An empty piece asks the caller whether to go on.
-            if on_text("").is_break() {
-                break StopReason::Interrupted;
-            }
-            if options.max_tokens.is_some_and(|most| ids.len() >= most) {
-                break StopReason::Length;
-            }
-            if self.tokens.len() >= context {
-                break StopReason::ContextFull;
-            }
-            logits = self.feed(&[id])?;
         };
-        if !matches!(stop, StopReason::StopString(_)) {
-            let mut rest = String::new();
-            if let Some(piece) = decoder.finish() {
-                match filter.push(&piece) {
-                    Filtered::Text(text) | Filtered::Stop { text, .. } => rest.push_str(&text),
-                }
+        if !matches!(generation.stop, StopReason::StopString(_)) {
+            shown.finish();
+        }
+        generation.decode_time = start.elapsed().saturating_sub(generation.first_token_time);
+        Ok(generation)
+    }
+}
+
+/// The way of tokens to the caller: bytes to whole characters, past the stop strings.
+struct Shown<'a> {
+    decoder: StreamDecoder,
+    filter: StopFilter,
+    on_text: &'a mut dyn FnMut(&str) -> ControlFlow<()>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(
+        tokenizer: &Tokenizer,
+        options: &GenerateOptions,
+        on_text: &'a mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Self {
+        let decoder = tokenizer.stream_decoder(true);
+        Self { decoder, filter: StopFilter::new(&options.stop), on_text }
+    }
+
+    /// Shows what `id` completes; says why to stop, if it is time to.
+    fn push(&mut self, id: u32) -> Option<StopReason> {
+        let piece = self.decoder.push(id).unwrap_or_default();
+        match self.filter.push(&piece) {
+            Filtered::Text(text) => {
+                (self.on_text)(&text).is_break().then_some(StopReason::Interrupted)
             }
-            rest.push_str(&filter.finish());
-            if !rest.is_empty() {
-                let _ = on_text(&rest);
+            Filtered::Stop { text, stop } => {
+                // The text ends here anyway, whatever the caller wants.
+                let _ = (self.on_text)(&text);
+                Some(StopReason::StopString(stop))
             }
         }
-        let decode_time = start.elapsed().saturating_sub(first_token_time);
-        let prompt_tokens = prompt.len();
-        Ok(Generation { prompt_tokens, ids, stop, prompt_time, first_token_time, decode_time })
+    }
+
+    /// Shows what was withheld.
+    fn finish(mut self) {
+        let rest = self.decoder.finish().unwrap_or_default();
+        let mut text = match self.filter.push(&rest) {
+            Filtered::Text(text) | Filtered::Stop { text, .. } => text,
+        };
+        text.push_str(&self.filter.finish());
+        // As above.
+        let _ = (self.on_text)(&text);
     }
 }

@@ -2,16 +2,9 @@
 //!
 //! Not: the angles, which models make once per position, with whatever scaling they use.
 
-use crate::cpu::simd::{Level, with_level};
+use metallic::op::RopePairing;
 
-/// Which two elements of a head turn together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RopePairing {
-    /// (2i, 2i + 1): GGUF's `llama` files.
-    Interleaved,
-    /// (i, i + rotary_dim / 2): GGUF's `qwen2` and most Hugging Face models.
-    HalfSplit,
-}
+use crate::cpu::simd::{Level, with_level};
 
 /// Turns every head of one position: `x: [heads, head_dim]`, `cos` and `sin`:
 /// `[rotary_dim / 2]`. Elements past `rotary_dim` are left alone.
@@ -37,7 +30,7 @@ pub fn rope(
                         pair[1] = a * sin + b * cos;
                     }
                 }
-                RopePairing::HalfSplit => {
+                RopePairing::Half => {
                     let (first, second) = head.split_at_mut(cos.len());
                     let pairs = first.iter_mut().zip(second);
                     for (((first, second), cos), sin) in pairs.zip(cos).zip(sin) {
@@ -65,7 +58,7 @@ mod tests {
             let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
             let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
             for level in Level::available() {
-                for pairing in [RopePairing::Interleaved, RopePairing::HalfSplit] {
+                for pairing in [RopePairing::Interleaved, RopePairing::Half] {
                     let mut got = x.clone();
                     rope(level, pairing, &mut got, head_dim, (&cos, &sin));
                     let mut want = x.clone();
@@ -73,7 +66,7 @@ mod tests {
                         for i in 0..half {
                             let (p, q) = match pairing {
                                 RopePairing::Interleaved => (2 * i, 2 * i + 1),
-                                RopePairing::HalfSplit => (i, i + half),
+                                RopePairing::Half => (i, i + half),
                             };
                             let (p, q) = (head * head_dim + p, head * head_dim + q);
                             want[p] = x[p] * cos[i] - x[q] * sin[i];

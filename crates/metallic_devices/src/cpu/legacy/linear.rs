@@ -2,7 +2,7 @@
 
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
-use metallic::op::{Linear, LinearArgs, LinearSpec, Precision};
+use metallic::op::{Linear, LinearArgs, LinearSpec};
 
 use super::Cpu;
 use crate::cpu::buffer::{dense, dense_bytes, dense_mut};
@@ -27,10 +27,7 @@ impl KernelInvocable<Linear> for LegacyLinear {
             m: args.x.shape()[0],
             weight,
             bias: args.bias.as_ref().map(dense),
-            precision: match spec.precision {
-                Precision::Quantized => products::Precision::Quantized,
-                Precision::Exact => products::Precision::Exact,
-            },
+            precision: spec.precision,
             level: self.0.level,
         };
         // SAFETY: `out` is this op's only output and none of its inputs.

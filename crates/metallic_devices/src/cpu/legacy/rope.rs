@@ -2,7 +2,7 @@
 
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
-use metallic::op::{Rope, RopeArgs, RopePairing, RopeSpec};
+use metallic::op::{Rope, RopeArgs, RopeSpec};
 
 use super::Cpu;
 use crate::cpu::buffer::{Rows, dense};
@@ -20,10 +20,6 @@ impl KernelInvocable<Rope> for LegacyRope {
         let (cos, sin): (&[f32], &[f32]) = (dense(&args.cos), dense(&args.sin));
         let strides = args.x.layout().strides();
         let (row_stride, head_stride) = (strides[0], strides[1]);
-        let pairing = match pairing {
-            RopePairing::Interleaved => kernel::RopePairing::Interleaved,
-            RopePairing::Half => kernel::RopePairing::HalfSplit,
-        };
         let x_rows = Rows::<f32>::of(&args.x);
         self.0.for_rows(args.x.shape()[0], heads * head_dim, &|first, rows| {
             for row in first..first + rows {

@@ -16,6 +16,7 @@ pub(crate) mod testing;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+pub use metallic::op::Precision;
 use metallic::tensor::DType;
 
 use super::pool::ThreadPool;
@@ -32,15 +33,6 @@ pub struct LinearWeight<'a> {
     pub cols: usize,
     /// `rows` times the bytes of a row.
     pub bytes: &'a [u8],
-}
-
-/// How products are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Decoded weights, f32 activations, f32 sums.
-    Exact,
-    /// 8-bit activations and integer products for quantised weights; otherwise as `Exact`.
-    Quantized,
 }
 
 /// The operands of one product.

@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use metallic::Context;
 use metallic::op::{Band, Mask, MaskTensor, Sdpa, SdpaArgs};
 use metallic::tensor::{DType, Tensor};
+use metallic_testkit::oracle::{self, SdpaProblem, TensorMask, TensorMaskValues};
 
 use super::contexts;
-use super::reference::{Host, HostMask};
 use crate::cpu::kernels::convert::encode_row;
 use crate::cpu::linear::testing::Random;
 use crate::cpu::quant::dequantize_row;
@@ -83,14 +83,14 @@ impl Stored {
         }
     }
 
-    fn values(&mut self) -> Vec<f32> {
+    fn values(&mut self) -> Vec<f64> {
         let dim = self.dims[3];
         let mut values = vec![0.0; self.rows() * dim];
         for row in 0..self.rows() {
             let dtype = self.dtype;
             dequantize_row(dtype, self.row(row), &mut values[row * dim..][..dim]);
         }
-        values
+        values.into_iter().map(f64::from).collect()
     }
 
     fn tensor(&self, context: &Context) -> Tensor {
@@ -111,7 +111,9 @@ struct Case {
     out: Stored,
     /// Element type, shape and bytes of the mask.
     mask: Option<(DType, [usize; 4], Vec<u8>)>,
-    host: Host,
+    scale: Option<f32>,
+    softcap: Option<f32>,
+    problem: SdpaProblem,
 }
 
 fn one_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -172,9 +174,11 @@ impl Case {
         let mask = random_mask(random, scores);
         let kv_lens = one_of(random, &[false, false, true]).then(|| {
             let span = kv_len as u64 + 4;
-            (0..batch).map(|_| (random.bits() % span) as i32 - 2).collect()
+            (0..batch).map(|_| (random.bits() % span) as i64 - 2).collect()
         });
-        let host = Host {
+        let scale = one_of(random, &[None, Some(0.3f32), Some(0.0)]);
+        let softcap = one_of(random, &[None, None, Some(0.5f32), Some(30.0)]);
+        let problem = SdpaProblem {
             batch,
             q_heads,
             kv_heads,
@@ -186,12 +190,12 @@ impl Case {
             k: k.values(),
             v: v.values(),
             band,
-            mask: mask.as_ref().map(|mask| broadcast(mask, scores)),
+            mask: mask.as_ref().map(mask_values),
             kv_lens,
-            scale: one_of(random, &[None, Some(0.3), Some(0.0)]),
-            softcap: one_of(random, &[None, None, Some(0.5), Some(30.0)]),
+            scale: scale.map_or(1.0 / (head_dim as f64).sqrt(), f64::from),
+            softcap: softcap.map(f64::from),
         };
-        Self { q, k, v, out, mask, host }
+        Self { q, k, v, out, mask, scale, softcap, problem }
     }
 
     fn check(&self, name: &str, context: &Context, want: &[f64]) {
@@ -203,17 +207,18 @@ impl Case {
                 MaskTensor::Additive(tensor)
             }
         });
-        let lens = self.host.kv_lens.as_ref();
+        let lens = self.problem.kv_lens.as_ref();
+        let lens: Option<Vec<i32>> = lens.map(|lens| lens.iter().map(|&len| len as i32).collect());
         let mut out = self.out.clone();
         let base = context.upload(out.dtype, out.memory(), &out.bytes).unwrap();
         let args = SdpaArgs {
             q: self.q.tensor(context),
             k: self.k.tensor(context),
             v: self.v.tensor(context),
-            mask: Mask { band: self.host.band, tensor: mask },
-            kv_lens: lens.map(|lens| context.upload_i32([lens.len()], lens).unwrap()),
-            scale: self.host.scale,
-            softcap: self.host.softcap,
+            mask: Mask { band: self.problem.band, tensor: mask },
+            kv_lens: lens.map(|lens| context.upload_i32([lens.len()], &lens).unwrap()),
+            scale: self.scale,
+            softcap: self.softcap,
             out: match out.layout {
                 Layout::Dense => base.clone(),
                 Layout::HeadsInside => base.permute(&[0, 2, 1, 3]).unwrap(),
@@ -228,7 +233,6 @@ impl Case {
             _ => 8e-3,
         };
         for (at, (got, want)) in out.values().into_iter().zip(want).enumerate() {
-            let got = f64::from(got);
             let same = got == *want || (got.is_nan() && want.is_nan());
             let close = (got - want).abs() <= ulp * (0.3 + want.abs());
             assert!(same || close, "{name} at {at}: {got}, expected {want}; {}", self.describe());
@@ -241,12 +245,12 @@ impl Case {
     }
 
     fn describe(&self) -> String {
-        let mut host = self.host.clone();
-        (host.q, host.k, host.v) = Default::default();
+        let mut problem = self.problem.clone();
+        (problem.q, problem.k, problem.v) = Default::default();
         let mask = self.mask.as_ref().map(|(dtype, shape, _)| (dtype, shape));
-        host.mask = None;
+        problem.mask = None;
         let types = [self.q.dtype, self.k.dtype, self.v.dtype];
-        format!("{types:?} {mask:?} {host:?}")
+        format!("{types:?} {mask:?} {problem:?}")
     }
 }
 
@@ -279,22 +283,15 @@ fn random_mask(random: &mut Random, scores: [usize; 4]) -> Option<(DType, [usize
     Some((dtype, shape, bytes))
 }
 
-fn broadcast((dtype, shape, bytes): &(DType, [usize; 4], Vec<u8>), scores: [usize; 4]) -> HostMask {
-    let [sb, sh, sq, sk] = *shape;
-    let mut places = Vec::new();
-    for at in 0..scores.iter().product() {
-        let [_, h, q, k] = scores;
-        let index = [at / k / q / h, at / k / q % h, at / k % q, at % k];
-        let [b, h, q, k] = [(0, sb), (1, sh), (2, sq), (3, sk)]
-            .map(|(axis, dim)| if dim == 1 { 0 } else { index[axis] });
-        places.push(((b * sh + h) * sq + q) * sk + k);
-    }
-    if *dtype == DType::Bool {
-        return HostMask::Bool(places.into_iter().map(|at| bytes[at]).collect());
-    }
-    let mut values = vec![0.0; bytes.len() / dtype.block_bytes()];
-    dequantize_row(*dtype, bytes, &mut values);
-    HostMask::Additive(places.into_iter().map(|at| values[at]).collect())
+fn mask_values((dtype, shape, bytes): &(DType, [usize; 4], Vec<u8>)) -> TensorMask {
+    let values = if *dtype == DType::Bool {
+        TensorMaskValues::Bool(bytes.iter().map(|byte| *byte != 0).collect())
+    } else {
+        let mut values = vec![0.0; bytes.len() / dtype.block_bytes()];
+        dequantize_row(*dtype, bytes, &mut values);
+        TensorMaskValues::Additive(values.into_iter().map(f64::from).collect())
+    };
+    TensorMask { shape: *shape, values }
 }
 
 #[test]
@@ -303,7 +300,7 @@ fn random_calls_agree_with_f64() {
     let mut random = Random::new(11);
     for case in 0..200 {
         let call = Case::random(&mut random);
-        let want = call.host.attention();
+        let want = oracle::sdpa(&call.problem).out;
         // Each case on a few of them; together all of them on many.
         for (name, context) in contexts.iter().skip(case % 3).step_by(3) {
             call.check(&format!("case {case}, {name}"), context, &want);

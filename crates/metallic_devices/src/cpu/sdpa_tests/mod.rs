@@ -1,10 +1,7 @@
-//! Both SDPA kernels against plain f64 loops, on random shapes with every feature, at every level.
-//!
-//! Small on purpose; the project's oracle and case lists are the testkit's.
+//! Both SDPA kernels against the oracle, on random shapes with every feature, at every level.
 
 mod cases;
 mod edges;
-mod reference;
 
 use metallic::Context;
 use metallic::dispatch::{Backend, Policies, Policy, PolicyChoice, PolicySource};
