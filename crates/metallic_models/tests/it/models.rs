@@ -327,6 +327,8 @@ fn gguf_configurations_are_read_and_checked() {
     assert!(error(gguf("llama").with("llama.attention.value_length", 9u32)).contains("key length"));
     assert!(error(gguf("llama").with("llama.vocab_size", 5u32)).contains("4 rows"));
     assert!(error(gguf("llama").with("llama.rope.dimension_count", 10u32)).contains("even"));
+    let further = gguf("llama").tensor_f32("blk.1.attn_norm.weight", &[16], &[1.0; 16]);
+    assert!(error(further).contains("`llama.block_count` is 1, expected all blocks of the file"));
     let longrope = gguf("llama").with("llama.rope.scaling.type", "longrope");
     assert!(error(longrope).contains("another RoPE scaling"));
     let short = gguf("llama").tensor_f32("rope_freqs.weight", &[3], &[1.0; 3]);

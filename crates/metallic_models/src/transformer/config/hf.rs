@@ -67,6 +67,7 @@ impl ModelConfig {
             sliding_window: sliding_window(&keys, n_layers)?,
         };
         config.check(&|field| key_of(field).to_owned())?;
+        config.check_blocks(tensors, &|field| key_of(field).to_owned())?;
         tensors.get_shaped("token_embd.weight", &[config.vocab, config.hidden])?;
         Ok(config)
     }
