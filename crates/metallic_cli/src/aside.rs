@@ -21,6 +21,9 @@ impl Aside {
     /// # Errors
     /// [`Error::Write`] with what is wrong with the place.
     pub(crate) fn new(path: &Path) -> Result<Self> {
+        // What a link points at is written, as if the file had been opened.
+        let target = if path.is_symlink() { path.canonicalize().ok() } else { None };
+        let path = target.as_deref().unwrap_or(path);
         let folder = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),

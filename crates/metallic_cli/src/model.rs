@@ -50,10 +50,21 @@ pub(crate) fn open_with(
     let Some(path) = locate(args)? else { return Ok(tiny::model()?) };
     let map = |path: &Path| {
         // The reader asks for optional files and must learn that one is not there.
-        std::fs::metadata(path)?;
+        check_regular(path)?;
         map(path).map_err(io_error)
     };
     Ok(ModelFiles::open(&path, &map)?)
+}
+
+/// Refuses what cannot be mapped, before a pipe without a writer is waited for.
+///
+/// # Errors
+/// Nothing is there, or something other than a regular file.
+pub(crate) fn check_regular(path: &Path) -> std::io::Result<()> {
+    if std::fs::metadata(path)?.is_file() {
+        return Ok(());
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"))
 }
 
 /// A device's failure to read, as the model reader wants it: its own words, once.

@@ -43,7 +43,7 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    note!("error: {}", chain(error));
+    note!("error: {}", printable(&chain(error)));
     if error.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
@@ -59,6 +59,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// Names and texts from damaged files, so that they stay on their line and cannot steer a terminal.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            out.extend(char.escape_default());
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// Shows what the flag parser says: help as it is, errors in two lines.
@@ -82,4 +95,14 @@ pub(crate) fn clap_error(error: &clap::Error, arguments: &[OsString]) -> ExitCod
     note!("{}", problem.join(" "));
     note!("see `{} --help`", args::command_path(arguments));
     ExitCode::from(USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn an_error_stays_on_its_line() {
+        assert_eq!(printable("key `a\nb\u{1b}[31m\0é`"), "key `a\\nb\\u{1b}[31m\\u{0}é`");
+    }
 }

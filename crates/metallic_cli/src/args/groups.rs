@@ -119,7 +119,7 @@ pub(crate) struct BackendArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: String,
     /// Threads [default: all cores this process may use]
-    #[arg(short, long, value_name = "N", value_parser = values::positive)]
+    #[arg(short, long, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<usize>,
     /// How attention runs: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]

@@ -56,6 +56,17 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// More threads than any machine has, and far fewer than a system refuses to start.
+const MAX_THREADS: usize = 4096;
+
+/// `--threads`.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_THREADS) => Ok(count),
+        _ => Err(format!("expected a whole number from 1 to {MAX_THREADS}")),
+    }
+}
+
 /// A token and what is added to its logit, as `15+1.5` or `15-inf`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LogitBias {

@@ -51,6 +51,7 @@ fn settings_outside_their_range() {
     run(&["--logit-bias", "99999+1"]).fails(2, &["99999", "4096"]);
     run(&["-n", "-2"]).fails(2, &["--n-predict", "-1"]);
     run(&["-t", "0"]).fails(2, &["--threads"]);
+    run(&["-t", "100000"]).fails(2, &["--threads", "from 1 to 4096"]);
     run(&["-ub", "0"]).fails(2, &["--ubatch-size"]);
     run(&["-c", "-1"]).fails(2, &["-1"]);
     run(&["--nonsense"]).fails(2, &["--nonsense", "metallic run --help"]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use safetensors::Dtype;
 
 use crate::op_sdpa::{Files, Input, f32s, files, raw, values};
-use crate::support::text;
+use crate::support::{metallic, text};
 
 const Q: [usize; 4] = [1, 4, 2, 8];
 const K: [usize; 4] = [1, 2, 3, 8];
@@ -113,4 +113,25 @@ fn outputs_that_cannot_be_written_leave_nothing() {
     let mode = std::fs::metadata(&good.output).unwrap().permissions().mode();
     assert_eq!(mode & 0o600, 0o600);
     assert_eq!(std::fs::read_dir(good.dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn inputs_that_are_no_files() {
+    let files = files(&qkv(&Q, &K, &V));
+    let folder = files.dir.path();
+    for place in [folder, std::path::Path::new("/dev/null")] {
+        metallic(&["op", "sdpa", "--inputs", text(place), "--output", text(&files.output)])
+            .fails(1, &[text(place), "no regular file"]);
+    }
+}
+
+#[test]
+fn an_output_that_is_a_link_is_written_through() {
+    let files = files(&qkv(&Q, &K, &V));
+    let target = files.dir.path().join("target.safetensors");
+    std::fs::write(&target, "before").unwrap();
+    std::os::unix::fs::symlink(&target, &files.output).unwrap();
+    files.run(&[]).ok();
+    assert!(files.output.is_symlink());
+    assert_ne!(std::fs::read(&target).unwrap(), b"before");
 }

@@ -132,6 +132,15 @@ impl ModelConfig {
         self.check_scaling(key)
     }
 
+    /// A file of more blocks than its configuration says holds another model than it describes.
+    fn check_blocks(&self, tensors: &TensorTable, key: &dyn Fn(&str) -> String) -> Result<()> {
+        let layers = self.n_layers;
+        let further = format!("blk.{layers}.attn_norm.weight");
+        expect(tensors.find(&further).is_none(), key("layers"), layers, || {
+            format!("all blocks of the file, which has `{further}` too")
+        })
+    }
+
     fn check_scaling(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         let positive = |name: &str, value: f64| {
             expect(value.is_finite() && value > 0.0, key(name), value, || {

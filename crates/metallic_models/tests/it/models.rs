@@ -238,6 +238,41 @@ fn hugging_face_windows_and_names_are_read() {
 }
 
 #[test]
+fn windows_that_a_folder_leaves_out_are_those_of_hugging_face() {
+    let window = |model_type: &str, keys: Value| {
+        let config = hf_config(|config| {
+            let config = config.as_object_mut().unwrap();
+            config.insert("model_type".to_owned(), json!(model_type));
+            for key in ["sliding_window", "use_sliding_window", "max_window_layers"] {
+                config.remove(key);
+            }
+            config.extend(keys.as_object().unwrap().clone());
+        });
+        config.sliding_window
+    };
+    assert_eq!(window("llama", json!({"sliding_window": 128})), None, "Llama has no window");
+    assert_eq!(window("mistral", json!({})), Some(4096));
+    assert_eq!(window("mistral", json!({"sliding_window": null})), None);
+    assert_eq!(
+        window("mistral", json!({"sliding_window": 128, "max_window_layers": 6})),
+        Some(128)
+    );
+    let on = |more: Value| {
+        let mut keys = json!({"use_sliding_window": true, "sliding_window": 128});
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        keys
+    };
+    // The first 28 layers see everything, and this model has 6.
+    assert_eq!(window("qwen2", on(json!({}))), None);
+    assert_eq!(window("qwen2", on(json!({"max_window_layers": 0}))), Some(128));
+    assert_eq!(
+        window("qwen2", json!({"use_sliding_window": true, "max_window_layers": 0})),
+        Some(4096)
+    );
+    assert_eq!(window("qwen2", on(json!({"layer_types": ["sliding_attention"]}))), Some(128));
+}
+
+#[test]
 fn impossible_configurations_name_their_key() {
     let with = |key: &str, value: Value| hf_error(|config| config[key] = value);
     assert!(with("num_key_value_heads", json!(2)).contains("divisor of the 3 heads"));
@@ -292,6 +327,8 @@ fn gguf_configurations_are_read_and_checked() {
     assert!(error(gguf("llama").with("llama.attention.value_length", 9u32)).contains("key length"));
     assert!(error(gguf("llama").with("llama.vocab_size", 5u32)).contains("4 rows"));
     assert!(error(gguf("llama").with("llama.rope.dimension_count", 10u32)).contains("even"));
+    let further = gguf("llama").tensor_f32("blk.1.attn_norm.weight", &[16], &[1.0; 16]);
+    assert!(error(further).contains("`llama.block_count` is 1, expected all blocks of the file"));
     let longrope = gguf("llama").with("llama.rope.scaling.type", "longrope");
     assert!(error(longrope).contains("another RoPE scaling"));
     let short = gguf("llama").tensor_f32("rope_freqs.weight", &[3], &[1.0; 3]);

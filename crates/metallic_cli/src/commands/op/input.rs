@@ -9,6 +9,7 @@ use metallic_models::safetensors::check_offsets;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::model::check_regular;
 
 /// An open input file.
 pub(super) struct Inputs<'a> {
@@ -31,6 +32,7 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// [`Error::Read`], [`Error::Safetensors`].
     pub(super) fn open(ctx: &'a Context, path: &Path) -> Result<Self> {
+        check_regular(path).map_err(Error::read(path))?;
         std::fs::File::open(path).map_err(Error::read(path))?;
         let bytes = ctx.device().map_file(path)?;
         let inputs = Self { ctx, path: path.to_owned(), bytes };

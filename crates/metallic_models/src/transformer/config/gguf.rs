@@ -75,6 +75,7 @@ impl ModelConfig {
             sliding_window: keys.find_length("attention.sliding_window")?.filter(|&n| n > 0),
         };
         config.check(&|name| keys.key_of(name))?;
+        config.check_blocks(file.tensor_table(), &|name| keys.key_of(name))?;
         file.tensor_table().get_shaped("token_embd.weight", &[config.vocab, config.hidden])?;
         Ok(config)
     }

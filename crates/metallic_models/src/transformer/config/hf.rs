@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 use crate::tensors::TensorTable;
 use crate::transformer::rope::{RopeConfig, RopePairing, RopeScaling, yarn_attn_factor};
 
+/// The window of a model that has one and does not say how long (`null` says that it has none).
+const DEFAULT_WINDOW: usize = 4096;
+/// Qwen's `max_window_layers` where the file has none.
+const DEFAULT_FULL_LAYERS: usize = 28;
+
 impl ModelConfig {
     /// Reads and checks `config.json`, given the folder's tensors under canonical names.
     ///
@@ -59,9 +64,10 @@ impl ModelConfig {
                 || !facts.has_output,
             qkv_bias: facts.qkv_bias,
             qk_norm: facts.qk_norm,
-            sliding_window: sliding_window(&keys, architecture, n_layers)?,
+            sliding_window: sliding_window(&keys, n_layers)?,
         };
         config.check(&|field| key_of(field).to_owned())?;
+        config.check_blocks(tensors, &|field| key_of(field).to_owned())?;
         tensors.get_shaped("token_embd.weight", &[config.vocab, config.hidden])?;
         Ok(config)
     }
@@ -167,20 +173,25 @@ fn scaling(keys: &Keys<'_>, context_length: usize) -> Result<RopeScaling> {
     }
 }
 
-fn sliding_window(
-    keys: &Keys<'_>,
-    architecture: Architecture,
-    n_layers: usize,
-) -> Result<Option<usize>> {
-    let Some(window) = keys.find_length("sliding_window")? else { return Ok(None) };
-    // Mistral's window is on where there is one; Qwen's has a switch that defaults to off.
-    if architecture != Architecture::Llama && keys.find_bool("use_sliding_window")? != Some(true) {
-        return Ok(None);
+/// The window as Hugging Face's class of this model type understands its keys.
+fn sliding_window(keys: &Keys<'_>, n_layers: usize) -> Result<Option<usize>> {
+    let window = match keys.find_length("sliding_window")? {
+        None if !keys.object.contains_key("sliding_window") => Some(DEFAULT_WINDOW),
+        given => given,
+    };
+    match keys.str("model_type")? {
+        // Llama has no window, whatever the file says.
+        "llama" => return Ok(None),
+        "mistral" => return Ok(window),
+        // Qwen's window has a switch that defaults to off.
+        _ if keys.find_bool("use_sliding_window")? != Some(true) => return Ok(None),
+        _ => {}
     }
+    let Some(window) = window else { return Ok(None) };
     let full_layers = match keys.object.get("layer_types").and_then(Value::as_array) {
         Some(types) => types.iter().filter(|kind| *kind == "full_attention").count(),
         // Qwen: the layers below `max_window_layers` see everything.
-        None => keys.find_length("max_window_layers")?.unwrap_or(0).min(n_layers),
+        None => keys.find_length("max_window_layers")?.unwrap_or(DEFAULT_FULL_LAYERS).min(n_layers),
     };
     match full_layers {
         0 => Ok(Some(window)),
