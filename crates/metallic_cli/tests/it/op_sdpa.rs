@@ -193,3 +193,10 @@ fn the_report_says_what_ran_and_how_long() {
     assert_eq!(plain.stdout, "");
     assert!(plain.stderr.contains("by legacy"), "{}", plain.stderr);
 }
+
+#[test]
+fn a_tensor_of_another_name_is_not_passed_over_in_silence() {
+    let outcome = uniform(vec![f32s("Mask", &[2, 3], &[0.0; 6])]).run(&[]).ok();
+    assert!(outcome.stderr.contains("`Mask` is ignored"), "{}", outcome.stderr);
+    assert!(!uniform(Vec::new()).run(&[]).ok().stderr.contains("ignored"));
+}

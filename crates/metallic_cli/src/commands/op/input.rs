@@ -10,6 +10,10 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::model::check_regular;
+use crate::output::note;
+
+/// The tensors that are read.
+const KNOWN: [&str; 5] = ["q", "k", "v", "mask", "kv_lens"];
 
 /// An open input file.
 pub(super) struct Inputs<'a> {
@@ -37,7 +41,12 @@ impl<'a> Inputs<'a> {
         let bytes = ctx.device().map_file(path)?;
         let inputs = Self { ctx, path: path.to_owned(), bytes };
         check_offsets(&inputs.bytes).map_err(|error| inputs.broken(&error))?;
-        inputs.parse()?;
+        let file = inputs.parse()?;
+        // A misspelt `mask` must not run unmasked without a word; a reference result may lie here.
+        for name in file.names().into_iter().filter(|name| !KNOWN.contains(name)) {
+            note!("warning: tensor `{name}` is ignored; `op sdpa` reads {}", KNOWN.join(", "));
+        }
+        drop(file);
         Ok(inputs)
     }
 
