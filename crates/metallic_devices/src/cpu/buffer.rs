@@ -74,7 +74,8 @@ struct PoolState {
     stats: MemoryStats,
 }
 
-/// Rounds up so that at most an eighth is wasted and sizes repeat.
+/// Rounds up to eighths of the next power of two, so that sizes repeat and, above 256 bytes,
+/// less than a quarter of what was asked for is wasted.
 fn size_class(bytes: usize) -> Option<usize> {
     let step = (bytes.checked_next_power_of_two()? / 8).max(ALIGNMENT);
     bytes.max(1).checked_next_multiple_of(step)
