@@ -40,9 +40,16 @@ struct BackendSection {
 /// Reads a variable; unset and empty are the same.
 pub type ReadEnv<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The process's environment.
+/// The process's environment. A setting of Metallic that is no UTF-8 is a value nobody knows, with
+/// U+FFFD in it, so that it is refused and not passed over; other variables then count as unset.
 pub fn process_env(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    let value = match std::env::var(name) {
+        Err(std::env::VarError::NotUnicode(value)) if name.starts_with("METALLIC_") => {
+            value.to_string_lossy().into_owned()
+        }
+        value => value.ok()?,
+    };
+    (!value.is_empty()).then_some(value)
 }
 
 /// Resolves every op's policy: flag, then environment, then file, then `auto`.

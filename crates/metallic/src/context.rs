@@ -244,9 +244,12 @@ impl Context {
     /// The values of a dense f32 tensor, after all earlier work on it.
     ///
     /// # Errors
-    /// As [`Context::download`].
+    /// As [`Context::download`]; [`Error::DType`] for another element type.
     pub fn download_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        debug_assert_eq!(tensor.dtype(), DType::F32);
+        if tensor.dtype() != DType::F32 {
+            let (got, op, binding) = (tensor.dtype(), "download", "the tensor");
+            return Err(Error::DType { op, binding, expected: "f32", got });
+        }
         let mut values = vec![0f32; tensor.shape().elements()];
         self.read_into(tensor, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)

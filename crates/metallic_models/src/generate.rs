@@ -162,11 +162,11 @@ impl<'a> Generator<'a> {
         if prompt_end.saturating_add(wanted) > context {
             return Err(Error::PromptTooLong { prompt: prompt_end, generate: wanted, context });
         }
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), self.tokens.len());
         let logits = self.feed_while(prompt, &mut || on_text(""))?;
         let prompt_time = start.elapsed();
         let mut generation = Generation {
-            prompt_tokens: prompt.len(),
+            prompt_tokens: self.tokens.len() - before,
             ids: Vec::new(),
             stop: StopReason::Interrupted,
             prompt_time,

@@ -3,7 +3,8 @@
 //! Capacity is a whole number of [`KV_BUCKET`] positions and at least doubles when it grows, so a
 //! position is copied at most once per doubling. Layers see a view rounded up to the bucket and
 //! learn the live lengths from a feed, so that compiled graphs keep their key while a sequence
-//! grows. Unused positions are zero, never uninitialised.
+//! grows. Positions that were never written are zero; those past a truncation keep their old
+//! values, which live lengths hide.
 
 use metallic::Context;
 use metallic::op::KV_BUCKET;

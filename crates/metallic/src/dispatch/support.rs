@@ -47,13 +47,6 @@ pub enum Reason {
         /// The feature.
         feature: &'static str,
     },
-    /// Its graph did not compile.
-    CompileFailed {
-        /// The executor's words.
-        reason: String,
-    },
-    /// Its graph is not in the frozen cache.
-    CacheFrozen,
     /// No kernel of this backend is registered on the device.
     NotRegistered,
 }
@@ -66,8 +59,6 @@ impl fmt::Display for Reason {
             }
             Reason::Range { what, got, max } => write!(f, "{what} is {got}, at most {max}"),
             Reason::Missing { feature } => write!(f, "no support for {feature}"),
-            Reason::CompileFailed { reason } => write!(f, "compile failed: {reason}"),
-            Reason::CacheFrozen => f.write_str("not compiled, and the cache is frozen"),
             Reason::NotRegistered => f.write_str("no such kernel is registered on this device"),
         }
     }

@@ -45,6 +45,7 @@ impl Op for Add {
         check::dense_f32(op, "y", &args.y, "rows, width")?;
         check::axis(op, "y axis 0", args.y.shape()[0], args.x.shape()[0], "x's rows")?;
         check::axis(op, "y axis 1", args.y.shape()[1], args.x.shape()[1], "x's width")?;
+        check::apart(op, ("x", &args.x), ("y", &args.y))?;
         Ok(AddSpec { width: args.x.shape()[1] })
     }
 }

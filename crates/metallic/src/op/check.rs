@@ -97,3 +97,36 @@ pub(crate) fn dense(op: &'static str, name: &str, tensor: &Tensor) -> Result<()>
         got: format!("{:?}", tensor.layout().strides()),
     })
 }
+
+/// Fails when a tensor that is written lies where one that is read lies: kernels hold both at
+/// once, and tasks of other threads would read what was overwritten.
+pub(crate) fn apart(
+    op: &'static str,
+    (written, target): (&str, &Tensor),
+    (read, source): (&str, &Tensor),
+) -> Result<()> {
+    if !target.overlaps(source) {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        op,
+        what: format!("the memory of {written}"),
+        expected: format!("memory apart from {read}, as it is written"),
+        got: format!("shared with {read}"),
+    })
+}
+
+/// As [`apart`], but both may be the very same dense elements, for kernels that work in place.
+pub(crate) fn apart_or_same(
+    op: &'static str,
+    written: (&str, &Tensor),
+    read: (&str, &Tensor),
+) -> Result<()> {
+    let (target, source) = (written.1, read.1);
+    let dense = target.layout().is_contiguous() && source.layout().is_contiguous();
+    let alike = target.dtype() == source.dtype() && target.shape() == source.shape();
+    if dense && alike && target.layout().offset() == source.layout().offset() {
+        return Ok(());
+    }
+    apart(op, written, read)
+}

@@ -51,9 +51,14 @@ impl Op for Embedding {
         check::dense(op, "ids", ids)?;
         check::rank(op, "table", table, "vocab, width")?;
         check::dense(op, "table", table)?;
+        if !(table.dtype().is_float() || table.dtype().is_quantized()) {
+            check::dtype(op, "table", table, &[], "a float or quantised type")?;
+        }
         check::dense_f32(op, "out", out, "rows, width")?;
         check::axis(op, "out axis 0", out.shape()[0], ids.shape()[0], "the number of ids")?;
         check::axis(op, "out axis 1", out.shape()[1], table.shape()[1], "the table's width")?;
+        check::apart(op, ("out", out), ("ids", ids))?;
+        check::apart(op, ("out", out), ("table", table))?;
         Ok(EmbeddingSpec { table: table.dtype(), width: table.shape()[1] })
     }
 }

@@ -66,6 +66,8 @@ impl Op for KvAppend {
         check::axis(op, "cache axis 1 (kv_heads)", cs[1], ns[1], "new's kv_heads")?;
         check::axis(op, "cache axis 3 (dim)", cs[3], ns[3], "new's dim")?;
         check::axis(op, "starts axis 0 (batch)", starts.shape()[0], ns[0], "new's batch")?;
+        check::apart(op, ("cache", cache), ("new", new))?;
+        check::apart(op, ("cache", cache), ("starts", starts))?;
         Ok(KvAppendSpec { cache: cache.dtype(), kv_heads: ns[1], dim: ns[3] })
     }
 }

@@ -94,7 +94,10 @@ impl Op for Linear {
         if let Some(bias) = bias {
             check::dense_f32(op, "bias", bias, "out_features")?;
             check::axis(op, "bias axis 0", bias.shape()[0], out_features, "out_features")?;
+            check::apart(op, ("out", out), ("bias", bias))?;
         }
+        check::apart(op, ("out", out), ("x", x))?;
+        check::apart(op, ("out", out), ("weight", weight))?;
         Ok(LinearSpec {
             weight: weight.dtype(),
             in_features,

@@ -73,6 +73,16 @@ impl Op for RmsNorm {
             check::axis(op, "residual axis 0", residual.shape()[0], rows, "x's rows")?;
             check::axis(op, "residual axis 1", residual.shape()[1], width, "x's width")?;
         }
+        check::apart(op, ("out", out), ("weight", weight))?;
+        match residual {
+            None => check::apart_or_same(op, ("out", out), ("x", x))?,
+            Some(residual) => {
+                check::apart(op, ("out", out), ("x", x))?;
+                check::apart(op, ("out", out), ("residual", residual))?;
+                check::apart(op, ("x", x), ("residual", residual))?;
+                check::apart(op, ("x", x), ("weight", weight))?;
+            }
+        }
         if !(eps.is_finite() && *eps >= 0.0) {
             let expected = "a finite number, at least 0";
             return Err(Error::Parameter { op, what: "eps", expected, got: f64::from(*eps) });

@@ -69,6 +69,7 @@ impl Op for Rope {
         check::rank(op, "x", x, "rows, heads, head_dim")?;
         check::dtype(op, "x", x, &[crate::tensor::DType::F32], "f32")?;
         check::rows(op, "x", x)?;
+        check::no_overlap(op, "x", x)?;
         check::dense_f32(op, "cos", cos, "rows, pairs")?;
         check::dense_f32(op, "sin", sin, "rows, pairs")?;
         let [rows, heads, head_dim] = [x.shape()[0], x.shape()[1], x.shape()[2]];
@@ -84,6 +85,8 @@ impl Op for Rope {
                 got: pairs.to_string(),
             });
         }
+        check::apart(op, ("x", x), ("cos", cos))?;
+        check::apart(op, ("x", x), ("sin", sin))?;
         Ok(RopeSpec { heads, head_dim, pairs, pairing: *pairing })
     }
 }

@@ -216,13 +216,10 @@ impl Op for Sdpa {
         check::axis(op, "k axis 3 (head_dim)", ks[3], head_dim, "q's head_dim")?;
         check::axis(op, "v axis 1 (kv_heads)", vs[1], kv_heads, "k's kv_heads")?;
         check::axis(op, "v axis 2 (kv_len)", vs[2], kv_len, "k's kv_len")?;
-        for (axis, (name, expected)) in
-            [("batch", batch), ("q_heads", q_heads), ("q_len", q_len), ("v_dim", v_dim)]
-                .into_iter()
-                .enumerate()
-        {
-            check::axis(op, &format!("out axis {axis} ({name})"), os[axis], expected, name)?;
-        }
+        check::axis(op, "out axis 0 (batch)", os[0], batch, "batch")?;
+        check::axis(op, "out axis 1 (q_heads)", os[1], q_heads, "q_heads")?;
+        check::axis(op, "out axis 2 (q_len)", os[2], q_len, "q_len")?;
+        check::axis(op, "out axis 3 (v_dim)", os[3], v_dim, "v_dim")?;
         for (what, dim) in [("q axis 3 (head_dim)", head_dim), ("v axis 3 (v_dim)", v_dim)] {
             if dim == 0 {
                 return Err(shape_error(what, "at least 1", dim));
@@ -234,12 +231,18 @@ impl Op for Sdpa {
         }
         if let Some(tensor) = &mask.tensor {
             check_mask(tensor, Shape::new(&[batch, q_heads, q_len, kv_len]))?;
+            let (MaskTensor::Additive(mask) | MaskTensor::Bool(mask)) = tensor;
+            check::apart(op, ("out", out), ("mask", mask))?;
         }
         if let Some(lens) = kv_lens {
             check::rank(op, "kv_lens", lens, "batch")?;
             check::dtype(op, "kv_lens", lens, &[DType::I32], "i32")?;
             check::dense(op, "kv_lens", lens)?;
             check::axis(op, "kv_lens axis 0 (batch)", lens.shape()[0], batch, "q's batch")?;
+            check::apart(op, ("out", out), ("kv_lens", lens))?;
+        }
+        for (name, input) in [("q", q), ("k", k), ("v", v)] {
+            check::apart(op, ("out", out), (name, input))?;
         }
         let scale = scale.unwrap_or_else(|| (1.0 / (head_dim as f64).sqrt()) as f32);
         if !scale.is_finite() {

@@ -45,13 +45,18 @@ impl Op for SwiGlu {
     fn check(args: &SwiGluArgs) -> Result<SwiGluSpec> {
         let op = Self::ID;
         let shape = args.gate.shape();
-        for (name, tensor) in [("gate", &args.gate), ("up", &args.up), ("out", &args.out)] {
+        for (name, axes, tensor) in [
+            ("gate", ["gate axis 0", "gate axis 1"], &args.gate),
+            ("up", ["up axis 0", "up axis 1"], &args.up),
+            ("out", ["out axis 0", "out axis 1"], &args.out),
+        ] {
             check::dense_f32(op, name, tensor, "rows, width")?;
-            for axis in 0..2 {
-                let what = format!("{name} axis {axis}");
-                check::axis(op, &what, tensor.shape()[axis], shape[axis], "gate's")?;
+            for (axis, what) in axes.into_iter().enumerate() {
+                check::axis(op, what, tensor.shape()[axis], shape[axis], "gate's")?;
             }
         }
+        check::apart_or_same(op, ("out", &args.out), ("gate", &args.gate))?;
+        check::apart_or_same(op, ("out", &args.out), ("up", &args.up))?;
         Ok(SwiGluSpec { width: shape[1] })
     }
 }

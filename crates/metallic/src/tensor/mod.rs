@@ -71,6 +71,24 @@ impl Tensor {
         self.buffer.device()
     }
 
+    /// Whether this view and `other` lie in one buffer and the bytes from the first to the last
+    /// element of each have a byte in common. Views that interleave without sharing count too.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if !std::ptr::addr_eq(Arc::as_ptr(&self.buffer), Arc::as_ptr(&other.buffer)) {
+            return false;
+        }
+        let (a, b) = (self.byte_range(), other.byte_range());
+        a.start.max(b.start) < a.end.min(b.end)
+    }
+
+    /// From the first byte of the first element (or block) to the last byte of the last one.
+    fn byte_range(&self) -> std::ops::Range<usize> {
+        let (len, bytes) = (self.dtype.block_len(), self.dtype.block_bytes());
+        // `new` found an end, so there is one.
+        let end = self.layout.end().unwrap_or_default();
+        self.layout.offset() / len * bytes..end.div_ceil(len) * bytes
+    }
+
     /// The view with `axis` cut to `start .. start + len`.
     ///
     /// # Errors

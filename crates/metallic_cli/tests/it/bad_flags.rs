@@ -99,3 +99,15 @@ fn help_is_no_error_and_no_command_is() {
     assert_eq!(metallic(&[]).code, 2);
     metallic(&["frobnicate"]).fails(2, &["frobnicate"]);
 }
+
+#[test]
+fn a_setting_that_is_no_text_is_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = crate::support::binary();
+    command.args(["run", "-p", "x", "-n", "1"]);
+    command.env("METALLIC_FORCE_SDPA_BACKEND", OsStr::from_bytes(b"legacy\xff"));
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("METALLIC_FORCE_SDPA_BACKEND"), "{stderr}");
+}

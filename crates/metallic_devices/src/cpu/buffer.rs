@@ -74,7 +74,8 @@ struct PoolState {
     stats: MemoryStats,
 }
 
-/// Rounds up so that at most an eighth is wasted and sizes repeat.
+/// Rounds up to eighths of the next power of two, so that sizes repeat and, above 256 bytes,
+/// less than a quarter of what was asked for is wasted.
 fn size_class(bytes: usize) -> Option<usize> {
     let step = (bytes.checked_next_power_of_two()? / 8).max(ALIGNMENT);
     bytes.max(1).checked_next_multiple_of(step)
@@ -212,7 +213,7 @@ pub(crate) unsafe fn dense_mut<T: bytemuck::Pod>(tensor: &Tensor) -> &mut [T] {
     bytemuck::cast_slice_mut(unsafe { std::slice::from_raw_parts_mut(data_ptr(tensor), bytes) })
 }
 
-/// The base of a tensor that several tasks write, each its own rows.
+/// The base of a tensor that several tasks read or write, each its own rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<T>(*mut T);
 
@@ -220,9 +221,23 @@ pub(crate) struct Rows<T>(*mut T);
 unsafe impl<T> Sync for Rows<T> {}
 
 impl<T> Rows<T> {
-    /// The elements of `tensor`, whose element type is `T` (`u8` for any).
-    pub(crate) fn of(tensor: &Tensor) -> Self {
+    /// The elements of `tensor`, whose element type is `T` (`u8` for any), for reading.
+    pub(crate) fn input(tensor: &Tensor) -> Self {
         Self(data_ptr(tensor).cast())
+    }
+
+    /// The same, for writing.
+    pub(crate) fn output(tensor: &Tensor) -> Self {
+        Self(output_ptr(tensor).cast())
+    }
+
+    /// The elements `start .. start + len`, for reading.
+    ///
+    /// # Safety
+    /// They lie inside the tensor, and nothing writes them while the slice lives.
+    pub(crate) unsafe fn read(&self, start: usize, len: usize) -> &[T] {
+        // SAFETY: by this function's contract.
+        unsafe { std::slice::from_raw_parts(self.0.add(start), len) }
     }
 
     /// The elements `start .. start + len`.

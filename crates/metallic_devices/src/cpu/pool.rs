@@ -107,7 +107,7 @@ impl ThreadPool {
     /// and when there is nothing to share.
     ///
     /// # Panics
-    /// With a task's own panic, after the other tasks are done.
+    /// With a task's own panic: after the other tasks are done, or at once when run inline.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         if tasks <= 1 || self.workers.is_empty() || IN_REGION.get() {
             return (0..tasks).for_each(f);

@@ -218,3 +218,20 @@ fn what_does_not_fit_is_refused_before_work_starts() {
     let refused = model.forward(&ctx, &mut cache, batch, Logits::None);
     assert!(matches!(refused, Err(Error::BadToken { id: 4096, vocab: 4096 })));
 }
+
+#[test]
+fn an_interrupted_prompt_counts_the_tokens_it_processed() {
+    let ctx = context(Backend::Graph);
+    let model = load(&ctx, Precision::Exact);
+    let tokenizer = tiny::model().unwrap().tokenizer().unwrap();
+    let mut generator = Generator::new(&ctx, &model, KvCacheOptions::new(64), 4).unwrap();
+    let mut asked = 0;
+    let generation = generator
+        .generate(&[1; 10], &tokenizer, &GenerateOptions::default(), &mut |_| Ok(1), &mut |_| {
+            asked += 1;
+            if asked > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(generation.stop, StopReason::Interrupted);
+    assert_eq!((generation.prompt_tokens, generator.tokens().len()), (8, 8));
+}

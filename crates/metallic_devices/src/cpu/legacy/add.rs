@@ -16,7 +16,7 @@ impl KernelInvocable<Add> for LegacyAdd {
     }
 
     fn run(&self, _: &ExecCx<'_>, _: &AddSpec, args: &AddArgs) -> Result<()> {
-        // SAFETY: `x` is this op's only output; `y` is another tensor.
+        // SAFETY: `x` is this op's only output; `check` saw that `y` lies apart.
         add_in_place(self.0.level, unsafe { dense_mut(&args.x) }, dense(&args.y));
         Ok(())
     }

@@ -29,8 +29,8 @@ impl KernelInvocable<KvAppend> for LegacyKvAppend {
         }
         let (from, to) = (new.layout().strides(), cache.layout().strides());
         let row_bytes = spec.cache.row_bytes(dim).expect("whole blocks");
-        let from_rows = Rows::<f32>::of(new);
-        let to_rows = Rows::<u8>::of(cache);
+        let from_rows = Rows::<f32>::input(new);
+        let to_rows = Rows::<u8>::output(cache);
         self.0.for_rows(batch * heads, new_len * dim, &|first, rows| {
             for item in first..first + rows {
                 let (b, head) = (item / heads, item % heads);
@@ -40,9 +40,9 @@ impl KernelInvocable<KvAppend> for LegacyKvAppend {
                     let to_at = b * to[0] + head * to[1] + position * to[2];
                     let to_byte = to_at / spec.cache.block_len() * spec.cache.block_bytes();
                     // SAFETY: rows of checked views; positions were compared with the capacity,
-                    // and each (sequence, head) belongs to one task.
+                    // and each (sequence, head) of the cache belongs to one task.
                     let (x, out) = unsafe {
-                        (from_rows.slice(from_at, dim), to_rows.slice(to_byte, row_bytes))
+                        (from_rows.read(from_at, dim), to_rows.slice(to_byte, row_bytes))
                     };
                     encode_row(self.0.level, spec.cache, x, out);
                 }

@@ -30,7 +30,7 @@ impl KernelInvocable<Linear> for LegacyLinear {
             precision: spec.precision,
             level: self.0.level,
         };
-        // SAFETY: `out` is this op's only output and none of its inputs.
+        // SAFETY: `out` is this op's only output; `check` saw that it lies apart from the inputs.
         products::linear(&self.0.pool, &product, unsafe { dense_mut(&args.out) });
         Ok(())
     }

@@ -19,23 +19,30 @@ impl KernelInvocable<RmsNorm> for LegacyRmsNorm {
         let (level, width) = (self.0.level, spec.width);
         let weight: &[f32] = dense(&args.weight);
         let in_place = data_ptr(&args.x) == data_ptr(&args.out);
-        let (x_rows, out_rows) = (Rows::<f32>::of(&args.x), Rows::<f32>::of(&args.out));
+        let out_rows = Rows::<f32>::output(&args.out);
+        let x_rows = match args.residual {
+            Some(_) => Rows::<f32>::output(&args.x),
+            None => Rows::<f32>::input(&args.x),
+        };
         self.0.for_rows(args.x.shape()[0], width, &|first, rows| {
             let (start, len) = (first * width, rows * width);
             // SAFETY: tasks have disjoint rows, and `check` compared the shapes of x and out.
-            let x = unsafe { x_rows.slice(start, len) };
-            if in_place {
-                return rms_norm_in_place(level, x, weight, spec.eps());
-            }
-            // SAFETY: as above; `out` is another tensor than `x` here.
             let y = unsafe { out_rows.slice(start, len) };
             match &args.residual {
+                // `check` refuses a residual when `out` is `x`.
+                None if in_place => rms_norm_in_place(level, y, weight, spec.eps()),
+                None => {
+                    // SAFETY: as above; `out` lies apart from `x` here, and nothing writes `x`.
+                    let x = unsafe { x_rows.read(start, len) };
+                    rms_norm(level, x, weight, spec.eps(), y);
+                }
                 Some(residual) => {
+                    // SAFETY: as above; `check` saw that x, out and the residual lie apart.
+                    let x = unsafe { x_rows.slice(start, len) };
                     let r = &dense::<f32>(residual)[start..start + len];
                     let eps = spec.eps();
                     add_rms_norm(level, AddRmsNorm { x, r, weight, eps, y });
                 }
-                None => rms_norm(level, x, weight, spec.eps(), y),
             }
         });
         Ok(())

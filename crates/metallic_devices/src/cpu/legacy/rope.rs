@@ -20,7 +20,7 @@ impl KernelInvocable<Rope> for LegacyRope {
         let (cos, sin): (&[f32], &[f32]) = (dense(&args.cos), dense(&args.sin));
         let strides = args.x.layout().strides();
         let (row_stride, head_stride) = (strides[0], strides[1]);
-        let x_rows = Rows::<f32>::of(&args.x);
+        let x_rows = Rows::<f32>::output(&args.x);
         self.0.for_rows(args.x.shape()[0], heads * head_dim, &|first, rows| {
             for row in first..first + rows {
                 let angles = row * pairs..(row + 1) * pairs;
