@@ -92,7 +92,7 @@ pub(crate) struct SamplingArgs {
 #[command(next_help_heading = "Context")]
 pub(crate) struct ContextArgs {
     /// Tokens of the context; 0 for the model's own [default: what is needed, at least 4096, at most the model's]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = values::context)]
     pub(crate) ctx_size: Option<usize>,
     /// Tokens processed together, an upper bound of --ubatch-size
     #[arg(short, long, value_name = "N", default_value = "2048", value_parser = values::positive)]

@@ -56,6 +56,17 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Positions are 32-bit numbers on devices; this is the most a model may declare as well.
+const MAX_CONTEXT: usize = 1 << 30;
+
+/// `--ctx-size`; 0 stands for the model's own.
+pub(super) fn context(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 0..=MAX_CONTEXT) => Ok(count),
+        _ => Err(format!("expected a whole number from 0 to {MAX_CONTEXT}")),
+    }
+}
+
 /// More threads than any machine has, and far fewer than a system refuses to start.
 const MAX_THREADS: usize = 4096;
 

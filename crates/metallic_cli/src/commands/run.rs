@@ -71,7 +71,8 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         Ok(generation) => generation,
         Err(error) => {
             shown.end_line();
-            device::finish(&ctx)?;
+            // The first failure is the one to show; what the metrics file lacks comes second.
+            let _ = device::finish(&ctx);
             return Err(error.into());
         }
     };

@@ -52,6 +52,7 @@ fn settings_outside_their_range() {
     run(&["-n", "-2"]).fails(2, &["--n-predict", "-1"]);
     run(&["-t", "0"]).fails(2, &["--threads"]);
     run(&["-t", "100000"]).fails(2, &["--threads", "from 1 to 4096"]);
+    run(&["-c", "9999999999"]).fails(2, &["--ctx-size", "from 0 to 1073741824"]);
     run(&["-ub", "0"]).fails(2, &["--ubatch-size"]);
     run(&["-c", "-1"]).fails(2, &["-1"]);
     run(&["--nonsense"]).fails(2, &["--nonsense", "metallic run --help"]);

@@ -2,7 +2,7 @@
 //!
 //! Each class carries the ratio of legacy's time to graph's, measured side by side on two AVX-512
 //! cores with 14/2, 9/3, 28/4 and 8/8 heads of 64 and 128, f16 and f32 keys (medians of nine).
-//! Below a ratio of 1 legacy would be chosen; no class is there today.
+//! The ranges are over shapes; a class whose middle is below 1 would choose legacy, and none is today.
 
 use metallic::dispatch::{Backend, Preference};
 use metallic::op::{Phase, SdpaSpec};
