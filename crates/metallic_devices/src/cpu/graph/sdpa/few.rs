@@ -117,6 +117,9 @@ impl Few<'_> {
 
     #[inline(always)]
     unsafe fn run_stored<V: F32Math, S: Stored, const NV: usize>(&self) -> bool {
+        if self.keys.is_empty() {
+            return true;
+        }
         let keys = Rows::new(&self.call.k, self.item.batch, self.item.kv_head);
         let values = Rows::new(&self.call.v, self.item.batch, self.item.kv_head);
         let mut tile = self.keys.start;
