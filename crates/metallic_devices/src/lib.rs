@@ -4,3 +4,8 @@
 
 pub mod cpu;
 pub mod process;
+
+#[cfg(any(target_os = "macos", objc_standin))]
+pub mod metal;
+
+mod size_class;

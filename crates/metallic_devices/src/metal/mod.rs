@@ -1,0 +1,53 @@
+//! The Metal device: Apple GPUs, through Apple's own frameworks.
+//!
+//! What a kernel of this device is written with:
+//!
+//! | name | file | what it is |
+//! |---|---|---|
+//! | `Metal` | `stream` | what every kernel holds: the stream, cheap to clone |
+//! | `Metal::encode(op, \|encoder\| …)` | `stream` | one op's work, appended to the command buffer in flight |
+//! | `Encoder::dispatch(&Dispatch)` | `encoder` | one kernel: `Kernel`, `Arg`s at buffer 0.., params after them, grid |
+//! | `Encoder::with_command_buffer` | `encoder` | hands the command buffer to MPSGraph, takes the one to go on with |
+//! | `Encoder::scratch(bytes)` | `encoder` | private memory for one op, reused after it |
+//! | `Kernel { source, function, constants }` | `pipeline` | which pipeline state; compiled once, kept |
+//! | `kernel_source!("rms_norm")` | `library` | an embedded `.metal` file of `kernels/` |
+//! | `MetalBuffer`, `Bound::of(&tensor)` | `buffer` | the `MTLBuffer` behind a tensor, and its byte offset |
+//!
+//! A params struct is `#[repr(C)]`, `Pod`, stands beside its kernel's host code and has the same
+//! name in the `.metal` file. It is bound at the index after the last `Arg`.
+
+mod device;
+
+mod buffer;
+mod command_buffer;
+mod description;
+mod encoder;
+mod fault;
+mod library;
+mod mapping;
+mod pipeline;
+mod pool;
+mod stream;
+mod submission;
+
+mod legacy;
+
+pub use buffer::METAL;
+pub use device::{ImportStats, MetalDevice, MetalOptions};
+pub use stream::Profile;
+
+use metallic::Error;
+use metallic::dispatch::{Backend, KernelBackendRegistry};
+
+use self::legacy::LegacyAdd;
+
+/// Every kernel of the GPU, one line each.
+fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
+    let metal = || device.metal().clone();
+    registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
+}
+
+/// A failure of this device.
+fn failure(what: &'static str, reason: impl Into<String>) -> Error {
+    Error::Device { device: METAL, what, reason: reason.into() }
+}
