@@ -39,11 +39,12 @@ pub use stream::Profile;
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 
-use self::legacy::LegacyAdd;
+use self::legacy::{LegacyAdd, LegacyEmbedding};
 
 /// Every kernel of the GPU, one line each.
 fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     let metal = || device.metal().clone();
+    registry.register(Backend::Legacy, "runs", LegacyEmbedding(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
 }
 

@@ -2,8 +2,10 @@
 //! `../kernels`.
 
 mod add;
+mod embedding;
 
 pub(crate) use add::LegacyAdd;
+pub(crate) use embedding::LegacyEmbedding;
 
 use metallic::Result;
 use metallic::tensor::Tensor;
