@@ -34,7 +34,6 @@ mod legacy;
 
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
-pub use stream::Profile;
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
@@ -42,6 +41,9 @@ use metallic::dispatch::{Backend, KernelBackendRegistry};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyRmsNorm, LegacyRope, LegacySwiGlu,
 };
+
+/// Whether this build has the device.
+pub const PRESENT: bool = true;
 
 /// Every kernel of the GPU, one line each.
 fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
