@@ -19,7 +19,8 @@ use super::buffer::{Bound, METAL, MetalBuffer, Storage, read_only};
 use super::description::Identity;
 use super::failure;
 use super::mapping::Mappings;
-use super::stream::{Metal, Profile, StreamOptions};
+use super::stream::{Metal, StreamOptions};
+use crate::Profile;
 
 // A command-line program on macOS gets no default device unless it is linked with this
 // framework (documentation of MTLCreateSystemDefaultDevice).
@@ -70,7 +71,8 @@ impl MetalDevice {
     /// [`metallic::Error::Device`] when there is none, or it gives no queue.
     pub fn new(options: MetalOptions, recorder: Recorder) -> Result<Self> {
         let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice());
-        let device = device.ok_or_else(|| failure("open", "this machine has no Metal device"))?;
+        let none = || failure("open", "this machine has no Metal device; the cpu device is left");
+        let device = device.ok_or_else(none)?;
         let MetalOptions { profile, max_kernels } = options;
         let stream = StreamOptions { profile, max_kernels: max_kernels.max(1) };
         Ok(Self {

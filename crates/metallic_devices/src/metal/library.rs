@@ -67,7 +67,8 @@ fn append(flat: &mut String, seen: &mut Vec<String>, file: &str, text: &str) -> 
     for (number, line) in text.lines().enumerate() {
         let included = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
         let Some(header) = included else {
-            flat.push_str(line);
+            // Headers come once; Metal's compiler warns of the pragma in a text of its own.
+            flat.push_str(if line == "#pragma once" { "" } else { line });
             flat.push('\n');
             continue;
         };

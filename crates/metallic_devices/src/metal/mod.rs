@@ -34,16 +34,25 @@ mod legacy;
 
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
-pub use stream::Profile;
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 
-use self::legacy::LegacyAdd;
+use self::legacy::{
+    LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyRmsNorm, LegacyRope, LegacySwiGlu,
+};
+
+/// Whether this build has the device.
+pub const PRESENT: bool = true;
 
 /// Every kernel of the GPU, one line each.
 fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     let metal = || device.metal().clone();
+    registry.register(Backend::Legacy, "runs", LegacyEmbedding(metal()));
+    registry.register(Backend::Legacy, "rows", LegacyRmsNorm(metal()));
+    registry.register(Backend::Legacy, "pairs", LegacyRope(metal()));
+    registry.register(Backend::Legacy, "rows", LegacyKvAppend(metal()));
+    registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
 }
 

@@ -21,20 +21,10 @@ use super::failure;
 use super::pipeline::Pipelines;
 use super::pool::{Pool, Timeline};
 use super::submission::Submission;
+use crate::Profile;
 
 /// Submissions on the way at once: one runs while the next waits behind it.
 const DEPTH: usize = 2;
-
-/// When work is handed to the GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// Many ops in one command buffer: the fastest.
-    #[default]
-    Throughput,
-    /// One command buffer an op, waited for at once; its time on the GPU becomes an
-    /// `InternalKernelCompleted` event.
-    Latency,
-}
 
 /// How the stream works.
 #[derive(Clone, Copy, Debug)]

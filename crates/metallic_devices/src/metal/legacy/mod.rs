@@ -2,15 +2,27 @@
 //! `../kernels`.
 
 mod add;
+mod embedding;
+mod kv_append;
+mod rms_norm;
+mod rope;
+mod swiglu;
 
 pub(crate) use add::LegacyAdd;
+pub(crate) use embedding::LegacyEmbedding;
+pub(crate) use kv_append::LegacyKvAppend;
+pub(crate) use rms_norm::LegacyRmsNorm;
+pub(crate) use rope::LegacyRope;
+pub(crate) use swiglu::LegacySwiGlu;
 
 use metallic::Result;
 use metallic::tensor::Tensor;
 
 use super::failure;
 
-/// Threads of a threadgroup for work that needs no cooperation.
+/// Threads that run in step on every Apple GPU.
+const SIMD_WIDTH: usize = 32;
+/// Threads of a threadgroup, where a kernel has no wish of its own.
 const THREADS: usize = 256;
 
 /// `value` as a kernel's 32-bit count.
@@ -18,8 +30,8 @@ const THREADS: usize = 256;
 /// # Errors
 /// [`metallic::Error::Device`] when it does not fit.
 pub(crate) fn count(op: &'static str, value: usize) -> Result<u32> {
-    u32::try_from(value)
-        .map_err(|_| failure(op, format!("{value} is more than a kernel counts to")))
+    let too_large = |_| failure(op, format!("{value} is more than a kernel counts to"));
+    u32::try_from(value).map_err(too_large)
 }
 
 /// The element count of `tensor` as a kernel's 32-bit count.
