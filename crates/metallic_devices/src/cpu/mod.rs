@@ -37,8 +37,8 @@ use metallic::op::Sdpa;
 
 use self::graph::CpuGraphExecutor;
 use self::legacy::{
-    Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
-    LegacySdpa, LegacySwiGlu,
+    Cpu, LegacyAdd, LegacyAttentionBlock, LegacyEmbedding, LegacyKvAppend, LegacyLinear,
+    LegacyMlpBlock, LegacyRmsNorm, LegacyRope, LegacySdpa, LegacySwiGlu,
 };
 
 /// Every kernel of the CPU, one line each.
@@ -60,4 +60,6 @@ fn register(
     registry.prefer::<metallic::op::Sdpa>(preference::sdpa);
     registry.register(Backend::Legacy, "rows", LegacySwiGlu(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
+    registry.register(Backend::Legacy, "composed", LegacyAttentionBlock::new(&cpu()));
+    registry.register(Backend::Legacy, "composed", LegacyMlpBlock::new(&cpu()));
 }
