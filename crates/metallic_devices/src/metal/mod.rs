@@ -30,6 +30,7 @@ mod pool;
 mod stream;
 mod submission;
 
+mod graph;
 mod legacy;
 
 pub use buffer::METAL;
