@@ -37,6 +37,7 @@ pub(crate) enum Unary {
     ReciprocalSquareRoot,
     Sigmoid,
     Tanh,
+    Floor,
     /// From here on the result is a bool.
     IsNan,
     IsFinite,
@@ -209,6 +210,7 @@ impl Emitter {
                     }
                     Unary::Sigmoid => graph.sigmoidWithTensor_name(x, None),
                     Unary::Tanh => graph.tanhWithTensor_name(x, None),
+                    Unary::Floor => graph.floorWithTensor_name(x, None),
                     Unary::IsNan => graph.isNaNWithTensor_name(x, None),
                     Unary::IsFinite => graph.isFiniteWithTensor_name(x, None),
                 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use metallic::dispatch::{Reason, Support};
 use metallic::graph::{Dim, Executable, Feed, Graph, GraphExecutor, LengthPolicy, Node};
-use metallic::tensor::Tensor;
+use metallic::tensor::{DType, Tensor};
 use metallic::{Error, Result};
 use metallic_instrumentation::Recorder;
 use objc2::rc::Retained;
@@ -17,7 +17,7 @@ use super::super::stream::Metal;
 use super::call::{Call, foreign};
 use super::compile::{Compiled, compile};
 use super::form::{Form, OperandTypes, supports};
-use super::infer::infer;
+use super::infer::{Type, infer};
 use super::limits::{Part, Whole, only_sdpa, part_of, whole};
 use super::lower::Target;
 use super::platform::Platform;
@@ -71,18 +71,45 @@ impl MpsGraphExecutor {
         }
     }
 
-    fn supports_node(&self, graph: &Graph, node: &Node) -> Support {
-        let Node::Sdpa(attention) = node else { return Support::Yes };
-        let types = OperandTypes::of(graph, attention);
+    fn supports_node(&self, graph: &Graph, types: &[Type], node: &Node) -> Support {
+        let attention = match node {
+            Node::Linear(linear) => {
+                return self.supports_weight(types[linear.weight.index()].dtype);
+            }
+            Node::Sdpa(attention) => attention,
+            _ => return Support::Yes,
+        };
+        let operands = OperandTypes::of(types, attention);
         let terms = self.options.terms;
-        let answer = supports(self.form, attention, types, terms, &self.platform);
+        let answer = supports(self.form, attention, operands, terms, &self.platform);
         if answer != Support::Yes {
             return answer;
         }
-        match (self.options.lengths, whole(graph, attention)) {
+        match (self.options.lengths, whole(types, attention)) {
             (LengthPolicy::Dynamic, _) => self.supports_any_length(attention.mask.is_some()),
-            (LengthPolicy::Bucketed, Some(lengths)) => lengths.supports(self.form),
+            (LengthPolicy::Bucketed, Some(lengths)) => {
+                lengths.supports(self.form, only_sdpa(graph).is_some())
+            }
             (LengthPolicy::Bucketed, None) => Support::Yes,
+        }
+    }
+
+    /// Block formats are read in place, as strided views of their numbers and of their scales.
+    fn supports_weight(&self, got: DType) -> Support {
+        match got {
+            DType::F32 | DType::F16 => Support::Yes,
+            DType::Bf16 => Support::when(has(&self.platform, Fault::NoBf16).is_none(), || {
+                Reason::Missing { feature: "bf16 before macOS 14" }
+            }),
+            DType::Q8_0 | DType::Q4_0 => match has(&self.platform, Fault::NoGroupedWeights) {
+                None => Support::Yes,
+                Some(feature) => Support::No(Reason::Missing { feature }),
+            },
+            got => {
+                let supported = "f32, f16, bf16, q8_0 and q4_0: the numbers of other formats \
+                                 cannot be read in place by MPSGraph";
+                Support::No(Reason::DType { binding: "weight", got, supported })
+            }
         }
     }
 
@@ -147,18 +174,21 @@ impl GraphExecutor for MpsGraphExecutor {
     }
 
     fn supports(&self, graph: &Graph) -> Support {
-        if infer(graph).is_err() {
+        let Ok(types) = infer(graph) else {
             return Support::No(Reason::Missing { feature: "a node or type of this graph" });
+        };
+        if self.options.lengths == LengthPolicy::Dynamic && only_sdpa(graph).is_none() {
+            return Support::No(Reason::Missing { feature: "segments of unknown length" });
         }
         let nodes = graph.nodes().iter();
         nodes
-            .map(|node| self.supports_node(graph, node))
+            .map(|node| self.supports_node(graph, &types, node))
             .find(|answer| *answer != Support::Yes)
             .unwrap_or(Support::Yes)
     }
 
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Executable>> {
-        infer(graph)?;
+        let types = infer(graph)?;
         if let Support::No(reason) = self.supports(graph) {
             let key = format!("graph on {}", self.platform);
             return Err(Error::Compile { key, reason: reason.to_string() });
@@ -170,7 +200,7 @@ impl GraphExecutor for MpsGraphExecutor {
             return Ok(made(graph.clone(), Work::Nothing));
         }
         let parts = only_sdpa(graph).and_then(|node| {
-            let lengths = whole(graph, node)?;
+            let lengths = whole(&types, node)?;
             let part = lengths.part(self.form)?;
             (part != lengths.all).then(|| (part_of(graph, node, &lengths, part), lengths, part))
         });

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use metallic::dispatch::{Reason, Support};
-use metallic::graph::{Graph, Input, Node, NodeId, SdpaNode};
+use metallic::graph::{NodeId, SdpaNode};
 use metallic::op::MaskTensorKind;
 use metallic::tensor::DType;
 
+use super::infer::Type;
 use super::platform::Platform;
 use super::quirks::{Fault, has};
 use crate::{HiddenKeys, Operands, Terms};
@@ -29,8 +30,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// Types of the operands of an attention node, as far as they are known: those of fed tensors.
-/// A value computed inside the graph is f32.
+/// Types of the operands of an attention node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OperandTypes {
     pub(crate) q: DType,
@@ -39,12 +39,9 @@ pub(crate) struct OperandTypes {
 }
 
 impl OperandTypes {
-    /// The types of `node`'s operands in `graph`.
-    pub(crate) fn of(graph: &Graph, node: &SdpaNode) -> Self {
-        let dtype = |id: NodeId| match graph.node(id) {
-            Node::Input(Input { dtype, .. }) => *dtype,
-            _ => DType::F32,
-        };
+    /// The types of `node`'s operands among those of its graph's nodes.
+    pub(crate) fn of(types: &[Type], node: &SdpaNode) -> Self {
+        let dtype = |id: NodeId| types[id.index()].dtype;
         Self { q: dtype(node.q), k: dtype(node.k), v: dtype(node.v) }
     }
 

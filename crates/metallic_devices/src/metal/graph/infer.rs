@@ -3,7 +3,10 @@
 //! MPSGraph ends the process where a shape or type does not fit. So a graph goes through here
 //! first, and what is wrong with it is an error with the node in it.
 
-use metallic::graph::{Dim, Graph, Input, Node, NodeId, SdpaNode};
+use metallic::graph::{
+    Dim, Graph, Input, KvAppendNode, LinearNode, MergeHeadsNode, Node, NodeId, RmsNormNode,
+    RopeNode, SdpaNode, SplitHeadsNode,
+};
 use metallic::op::MaskTensorKind;
 use metallic::tensor::DType;
 use metallic::{Error, Result};
@@ -27,6 +30,14 @@ pub(crate) fn infer(graph: &Graph) -> Result<Vec<Type>> {
         let so_far = Types { types: &types, place: index };
         let inferred = match node {
             Node::Input(input) => input_type(&so_far, input),
+            Node::Add(node) => alike(&so_far, node.a, node.b),
+            Node::SwiGlu(node) => alike(&so_far, node.gate, node.up),
+            Node::RmsNorm(node) => rms_norm_type(&so_far, node),
+            Node::Linear(node) => linear_type(&so_far, node),
+            Node::SplitHeads(node) => split_heads_type(&so_far, node),
+            Node::MergeHeads(node) => merge_heads_type(&so_far, node),
+            Node::Rope(node) => rope_type(&so_far, node),
+            Node::KvAppend(node) => kv_append_type(&so_far, node),
             Node::Sdpa(node) => sdpa_type(&so_far, node),
             _ => Err(so_far.bad("this executor has no such node")),
         }?;
@@ -66,6 +77,14 @@ impl Types<'_> {
         Ok(found)
     }
 
+    /// That a value is f32, as all values between nodes are.
+    fn float(&self, name: &str, value: &Type) -> Result<()> {
+        if value.dtype == DType::F32 {
+            return Ok(());
+        }
+        Err(self.bad(format!("{name} is {}, expected f32", value.dtype)))
+    }
+
     /// That two lengths of one axis can be the same.
     fn same(&self, what: &str, got: Dim, expected: Dim) -> Result<()> {
         match (got, expected) {
@@ -87,6 +106,101 @@ fn input_type(types: &Types<'_>, input: &Input) -> Result<Type> {
         return Err(types.bad(format!("input {name} has an axis of length 0")));
     }
     Ok(Type { dtype: *dtype, dims: dims.clone() })
+}
+
+/// Two f32 operands of one shape.
+fn alike(types: &Types<'_>, a: NodeId, b: NodeId) -> Result<Type> {
+    let (first, second) = (types.of("a", a)?, types.of("b", b)?);
+    types.float("a", first)?;
+    types.float("b", second)?;
+    types.ranked("b", b, first.dims.len())?;
+    for (axis, (got, expected)) in second.dims.iter().zip(&first.dims).enumerate() {
+        types.same(&format!("b axis {axis}"), *got, *expected)?;
+    }
+    Ok(first.clone())
+}
+
+/// The last axis of an f32 operand.
+fn last(types: &Types<'_>, name: &str, id: NodeId, expected: usize) -> Result<Type> {
+    let value = types.of(name, id)?;
+    types.float(name, value)?;
+    let Some(got) = value.dims.last() else {
+        return Err(types.bad(format!("{name} is a number, expected a tensor")));
+    };
+    types.same(&format!("{name}'s last axis"), *got, Dim::Fixed(expected))?;
+    Ok(value.clone())
+}
+
+fn rms_norm_type(types: &Types<'_>, node: &RmsNormNode) -> Result<Type> {
+    types.ranked("weight", node.weight, 1)?;
+    last(types, "weight", node.weight, node.width)?;
+    last(types, "x", node.x, node.width)
+}
+
+fn linear_type(types: &Types<'_>, node: &LinearNode) -> Result<Type> {
+    let LinearNode { x, weight, bias, in_features, out_features, .. } = node;
+    let weight = types.ranked("weight", *weight, 2)?;
+    types.same("weight axis 0", weight.dims[0], Dim::Fixed(*out_features))?;
+    types.same("weight axis 1", weight.dims[1], Dim::Fixed(*in_features))?;
+    if let Some(bias) = bias {
+        types.ranked("bias", *bias, 1)?;
+        last(types, "bias", *bias, *out_features)?;
+    }
+    let mut made = last(types, "x", *x, *in_features)?;
+    if let Some(width) = made.dims.last_mut() {
+        *width = Dim::Fixed(*out_features);
+    }
+    Ok(made)
+}
+
+fn split_heads_type(types: &Types<'_>, node: &SplitHeadsNode) -> Result<Type> {
+    let SplitHeadsNode { x, heads, dim } = node;
+    types.ranked("x", *x, 3)?;
+    let x = last(types, "x", *x, heads * dim)?;
+    let dims = vec![x.dims[0], Dim::Fixed(*heads), x.dims[1], Dim::Fixed(*dim)];
+    Ok(Type { dtype: DType::F32, dims })
+}
+
+fn merge_heads_type(types: &Types<'_>, node: &MergeHeadsNode) -> Result<Type> {
+    let MergeHeadsNode { x, heads, dim } = node;
+    types.ranked("x", *x, 4)?;
+    let x = last(types, "x", *x, *dim)?;
+    types.same("x axis 1", x.dims[1], Dim::Fixed(*heads))?;
+    Ok(Type { dtype: DType::F32, dims: vec![x.dims[0], x.dims[2], Dim::Fixed(heads * dim)] })
+}
+
+fn rope_type(types: &Types<'_>, node: &RopeNode) -> Result<Type> {
+    let RopeNode { x, cos, sin, dim, pairs, .. } = node;
+    types.ranked("x", *x, 4)?;
+    let x = last(types, "x", *x, *dim)?;
+    if 2 * pairs > *dim || *pairs == 0 {
+        return Err(types.bad(format!("{pairs} pairs in a head of {dim}")));
+    }
+    for (name, angles) in [("cos", cos), ("sin", sin)] {
+        types.ranked(name, *angles, 3)?;
+        let angles = last(types, name, *angles, *pairs)?;
+        types.same(&format!("{name} axis 0"), angles.dims[0], x.dims[0])?;
+        types.same(&format!("{name} axis 1"), angles.dims[1], x.dims[2])?;
+    }
+    Ok(x)
+}
+
+fn kv_append_type(types: &Types<'_>, node: &KvAppendNode) -> Result<Type> {
+    let cache = types.ranked("cache", node.cache, 4)?;
+    let new = types.ranked("new", node.new, 4)?;
+    let starts = types.ranked("starts", node.starts, 1)?;
+    types.float("new", new)?;
+    if !FLOATS.contains(&cache.dtype) {
+        return Err(types.bad(format!("the cache is {}, expected a float", cache.dtype)));
+    }
+    if starts.dtype != DType::I32 {
+        return Err(types.bad(format!("starts is {}, expected i32", starts.dtype)));
+    }
+    types.same("starts axis 0", starts.dims[0], cache.dims[0])?;
+    for axis in [0, 1, 3] {
+        types.same(&format!("new axis {axis}"), new.dims[axis], cache.dims[axis])?;
+    }
+    Ok(cache.clone())
 }
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];

@@ -7,6 +7,7 @@ use metallic::dispatch::{Reason, Support};
 use metallic::graph::{Axis, Dim, Graph, GraphBuilder, Input, Node, NodeId, SdpaNode};
 
 use super::form::Form;
+use super::infer::Type;
 
 /// Scores of one call of the native op: with heads · q · kv at 2³¹ and beyond the result was
 /// garbage on one GPU, and below 1.9e9 it was right (measured by a third party).
@@ -46,25 +47,18 @@ pub(crate) fn only_sdpa(graph: &Graph) -> Option<&SdpaNode> {
     (others == 1).then_some(node)
 }
 
-/// The lengths of `graph`'s attention node, where its feeds say all of them.
-pub(crate) fn whole(graph: &Graph, node: &SdpaNode) -> Option<Whole> {
-    let length = |id: NodeId, axis: Axis| {
-        let Node::Input(input) = graph.node(id) else { return None };
-        let place = input.axes.iter().position(|found| *found == axis)?;
-        match input.dims.get(place)? {
-            Dim::Fixed(length) => Some(*length),
-            Dim::Any => None,
-        }
+/// The lengths of an attention node, where the types of its graph's nodes say all of them.
+pub(crate) fn whole(types: &[Type], node: &SdpaNode) -> Option<Whole> {
+    let length = |id: NodeId, axis: usize| match types.get(id.index())?.dims.get(axis)? {
+        Dim::Fixed(length) => Some(*length),
+        Dim::Any => None,
     };
-    let all = Part {
-        batch: length(node.q, Axis::Batch)?,
-        kv_heads: node.kv_heads,
-        q_len: length(node.q, Axis::QLen)?,
-    };
+    let all =
+        Part { batch: length(node.q, 0)?, kv_heads: node.kv_heads, q_len: length(node.q, 2)? };
     Some(Whole {
         all,
         group: node.q_heads / node.kv_heads,
-        kv_len: length(node.k, Axis::KvLen)?,
+        kv_len: length(node.k, 2)?,
         width: node.head_dim.max(node.v_dim),
     })
 }
@@ -100,15 +94,17 @@ impl Whole {
         scores.max(heads.saturating_mul(self.kv_len).saturating_mul(self.width))
     }
 
-    /// Whether `form` can be cut small enough.
-    pub(crate) fn supports(&self, form: Form) -> Support {
-        Support::when(self.part(form).is_some(), || Reason::Range {
-            what: "the scores of one key head and one query",
-            got: self.group.saturating_mul(self.kv_len).max(self.kv_len * self.width),
-            max: if form == Form::Native { NATIVE_SCORES } else { DECOMPOSED_SCORES },
-        })
+    /// Whether `form` can be cut small enough; a graph of more than one node is not cut.
+    pub(crate) fn supports(&self, form: Form, cuts: bool) -> Support {
+        let part = self.part(form).filter(|part| cuts || *part == self.all);
+        let max = if form == Form::Native { NATIVE_SCORES } else { DECOMPOSED_SCORES };
+        let got = if cuts { self.elements(ONE) } else { self.elements(self.all) };
+        Support::when(part.is_some(), || Reason::Range { what: "scores of one run", got, max })
     }
 }
+
+/// The smallest part there is.
+const ONE: Part = Part { batch: 1, kv_heads: 1, q_len: 1 };
 
 /// The largest divisor below `number`, which is more than 1.
 fn smaller_divisor(number: usize) -> usize {

@@ -21,7 +21,7 @@ use super::compile::{Compiled, Input, Output};
 use super::copy::{self, Rows};
 use super::encode::encode;
 use super::executor::Work;
-use super::lower::{Lengths, Made, Slot, queries_of};
+use super::lower::{BlockView, Lengths, Made, Slot, queries_of};
 use super::positions::Positions;
 use super::value::{ANY, element_bytes};
 
@@ -101,6 +101,9 @@ impl Runner {
         let mut bindings = Bindings::default();
         for (input, tensor) in compiled.inputs.iter().zip(&fed) {
             let data = match tensor {
+                Some(tensor) if matches!(input.slot, Slot::Blocks(..)) => {
+                    self.blocks(&mut bindings, input, tensor)?
+                }
                 Some(tensor) => self.input(encoder, &mut bindings, input, tensor, call)?,
                 None => self.numbers(encoder, &mut bindings, input, call, cut)?,
             };
@@ -159,6 +162,29 @@ impl Runner {
         copy::pad(encoder, tensor, &scratch, &dims)?;
         let data = own_array(&scratch, input.dtype, &dims, self.views)?;
         bindings.own.push(scratch);
+        Ok(data)
+    }
+
+    /// One part of each block of a quantised weight, as it lies.
+    fn blocks<'a>(
+        &self,
+        bindings: &mut Bindings<'a>,
+        input: &Input,
+        tensor: &'a Tensor,
+    ) -> Result<Retained<MPSGraphTensorData>> {
+        let bound = Bound::of(tensor)?;
+        let (bytes, dims) = (tensor.dtype().block_bytes(), known(&input.dims)?);
+        // The scale comes first in a block, two bytes.
+        let (skipped, element) = match input.slot {
+            Slot::Blocks(_, BlockView::Scales) => (0, 2),
+            _ => (2, 1),
+        };
+        let block = bytes / element;
+        let strides = [dims[1] * block, block, 1];
+        let (buffer, offset) = (bound.buffer.raw(), bound.offset + skipped);
+        let place = Place { buffer, offset, dtype: input.dtype, dims: &dims, strides: &strides };
+        let data = bind(&place, self.views).map_err(|copied| refused(copied.reason()))?;
+        bindings.tensors.push(bound.buffer);
         Ok(data)
     }
 
@@ -226,7 +252,9 @@ impl Runner {
                 let kv_len = call.length(Axis::KvLen)?;
                 (self.positions.keys(encoder.pool, kv_len)?, kv_len)
             }
-            Slot::Input(number) => return Err(failure("run", format!("input {number} is unfed"))),
+            Slot::Input(number) | Slot::Blocks(number, _) => {
+                return Err(failure("run", format!("input {number} is unfed")));
+            }
         };
         let data = own_array(&buffer, input.dtype, &[count], self.views)?;
         bindings.own.push(buffer);
@@ -244,7 +272,7 @@ impl Runner {
 
 /// The tensor that `input` is fed with in this part; none for numbers.
 fn fed_tensor(call: &Call<'_>, cut: Option<Cut>, input: &Input) -> Result<Option<Tensor>> {
-    let Slot::Input(number) = input.slot else { return Ok(None) };
+    let (Slot::Input(number) | Slot::Blocks(number, _)) = input.slot else { return Ok(None) };
     let (id, of) = call.input(number)?;
     let tensor = call.whole_tensor(number)?;
     let tensor = match cut {

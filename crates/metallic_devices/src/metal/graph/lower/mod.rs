@@ -1,14 +1,23 @@
 //! From a graph of transformer-sized nodes to MPSGraph's ops: one function a node, one file a
 //! function. The arms of the one `match` hold no logic.
 
+mod add;
+mod heads;
+mod kv_append;
 mod lengths;
+mod linear;
+mod rms_norm;
+mod rope;
 mod sdpa;
 mod sdpa_decomposed;
 mod sdpa_mask;
 mod sdpa_native;
+mod swiglu;
+
+use std::collections::HashMap;
 
 use metallic::Result;
-use metallic::graph::{Dim, Graph, Input, Node, NodeId, SdpaNode};
+use metallic::graph::{Dim, Graph, Input, KvAppendNode, Node, NodeId, SdpaNode, Update};
 use metallic::tensor::DType;
 use objc2_metal_performance_shaders::MPSDataType;
 
@@ -45,6 +54,17 @@ pub(crate) enum Slot {
     Rows(usize),
     /// The position of each key, where lengths are not baked in.
     Keys,
+    /// A view of the blocks of the weight in the input of this number.
+    Blocks(usize, BlockView),
+}
+
+/// Which part of each block of a quantised weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockView {
+    /// The f16 that all numbers are multiplied by.
+    Scales,
+    /// The numbers, one or two a byte.
+    Numbers,
 }
 
 /// Where a result of a run goes.
@@ -83,6 +103,8 @@ pub(super) struct Lowering<'a> {
     feeds: Vec<(Slot, Value)>,
     /// The value of each node; none for numbers fed as [`Lengths`].
     values: Vec<Option<Value>>,
+    /// The new rows of each append, by its place.
+    appended: HashMap<usize, Value>,
 }
 
 /// Lowers `graph`, whose shapes and types `infer` has accepted.
@@ -92,7 +114,8 @@ pub(super) struct Lowering<'a> {
 pub(crate) fn lower(graph: &Graph, target: Target) -> Result<Lowered> {
     let emitter = Emitter::new(target.macos_15);
     let values = Vec::with_capacity(graph.nodes().len());
-    let mut lowering = Lowering { target, emitter, graph, feeds: Vec::new(), values };
+    let (feeds, appended) = (Vec::new(), HashMap::new());
+    let mut lowering = Lowering { target, emitter, graph, feeds, values, appended };
     let mut inputs = 0;
     for (index, node) in graph.nodes().iter().enumerate() {
         let value = match node {
@@ -100,7 +123,15 @@ pub(crate) fn lower(graph: &Graph, target: Target) -> Result<Lowered> {
                 inputs += 1;
                 lowering.input(input, index, inputs - 1)?
             }
+            Node::Add(node) => Some(add::lower(&lowering, node)?),
+            Node::RmsNorm(node) => Some(rms_norm::lower(&lowering, node)?),
+            Node::Linear(node) => Some(linear::lower(&lowering, node)?),
+            Node::SplitHeads(node) => Some(heads::split(&lowering, node)?),
+            Node::MergeHeads(node) => Some(heads::merge(&lowering, node)?),
+            Node::Rope(node) => Some(rope::lower(&lowering, node)?),
+            Node::KvAppend(node) => Some(lowering.append(index, node)?),
             Node::Sdpa(node) => Some(sdpa::lower(&mut lowering, index, node)?),
+            Node::SwiGlu(node) => Some(swiglu::lower(&lowering, node)?),
             other => return Err(bad("lowering", format!("no lowering of {other:?}"))),
         };
         lowering.values.push(value);
@@ -108,7 +139,10 @@ pub(crate) fn lower(graph: &Graph, target: Target) -> Result<Lowered> {
     let output = lowering.value(graph.output())?;
     let output_type = known_type(graph.output_dtype())?;
     let output = lowering.emitter.cast(&output, output_type)?;
-    let outputs = vec![(Made::Output, output)];
+    let mut outputs = vec![(Made::Output, output)];
+    for update in graph.updates() {
+        outputs.push(lowering.update(update)?);
+    }
     let Lowering { emitter, feeds, .. } = lowering;
     Ok(Lowered { emitter, feeds, outputs, macos_26: target.macos_26 })
 }
@@ -118,6 +152,31 @@ impl Lowering<'_> {
     pub(super) fn value(&self, id: NodeId) -> Result<Value> {
         let value = self.values.get(id.index()).cloned().flatten();
         value.ok_or_else(|| bad("lowering", format!("{id} is no tensor of an earlier node")))
+    }
+
+    /// The number of input `id`, counted among the inputs.
+    fn number(&self, id: NodeId) -> Result<usize> {
+        let number = self.graph.inputs().position(|(input, _)| input == id);
+        number.ok_or_else(|| bad("lowering", format!("{id} is no input")))
+    }
+
+    /// An append: its value goes on in the graph, its rows are a result.
+    fn append(&mut self, place: usize, node: &KvAppendNode) -> Result<Value> {
+        let (updated, rows) = kv_append::lower(self, node)?;
+        self.appended.insert(place, rows);
+        Ok(updated)
+    }
+
+    /// The result that an input's feed is updated with.
+    fn update(&self, update: &Update) -> Result<(Made, Value)> {
+        let number = self.number(update.input)?;
+        if let Node::KvAppend(node) = self.graph.node(update.value)
+            && let Some(rows) = self.appended.get(&update.value.index())
+        {
+            let starts = self.number(node.starts)?;
+            return Ok((Made::Rows { cache: number, starts }, rows.clone()));
+        }
+        Ok((Made::Update(number), self.value(update.value)?))
     }
 
     /// A placeholder fed from `slot`.
@@ -143,7 +202,14 @@ impl Lowering<'_> {
             Dim::Fixed(length) => *length as isize,
             Dim::Any => ANY,
         });
-        let (mut dims, dtype): (Vec<_>, _) = (dims.collect(), known_type(input.dtype)?);
+        let mut dims: Vec<isize> = dims.collect();
+        if input.dtype.is_quantized() && linear::is_weight(self.graph.nodes(), node) {
+            let [rows, width] = dims[..] else {
+                return Err(bad(input.name, format!("a weight of shape {dims:?}")));
+            };
+            return linear::blocks(self, number, input.dtype, [rows, width]).map(Some);
+        }
+        let dtype = known_type(input.dtype)?;
         // A reshape cannot tell two unknown lengths apart: queries of unknown length are fed
         // folded.
         if dims.contains(&ANY)
