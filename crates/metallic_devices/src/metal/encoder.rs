@@ -68,14 +68,6 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// The pipeline state of `kernel`, to ask for its limits.
-    ///
-    /// # Errors
-    /// [`metallic::Error::Compile`].
-    pub(crate) fn pipeline(&self, kernel: &Kernel<'_>) -> Result<Arc<Pipeline>> {
-        self.pipelines.get(kernel)
-    }
-
     /// Private memory with unspecified contents. It may be dropped once everything that uses it
     /// is encoded: what reuses it runs later.
     ///
