@@ -44,9 +44,12 @@ macro_rules! kernel_source {
 pub(crate) use kernel_source;
 
 /// What `.metal` files may include.
-const HEADERS: [(&str, &str); 2] = [
+const HEADERS: [(&str, &str); 5] = [
     ("common.h", include_str!("kernels/common.h")),
     ("dequantize.h", include_str!("kernels/dequantize.h")),
+    ("gemm.h", include_str!("kernels/gemm.h")),
+    ("linear.h", include_str!("kernels/linear.h")),
+    ("sdpa.h", include_str!("kernels/sdpa.h")),
 ];
 
 /// The text of `source` with each header in place of its first `#include "…"`.

@@ -20,6 +20,7 @@ mod device;
 
 mod buffer;
 mod command_buffer;
+mod copy;
 mod description;
 mod encoder;
 mod fault;
@@ -40,7 +41,8 @@ use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 
 use self::legacy::{
-    LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyRmsNorm, LegacyRope, LegacySwiGlu,
+    ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, LegacyAdd, LegacyEmbedding, LegacyKvAppend,
+    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu,
 };
 
 /// Whether this build has the device.
@@ -51,8 +53,13 @@ fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     let metal = || device.metal().clone();
     registry.register(Backend::Legacy, "runs", LegacyEmbedding(metal()));
     registry.register(Backend::Legacy, "rows", LegacyRmsNorm(metal()));
+    registry.register(Backend::Legacy, "tiles", LegacyLinear(metal()));
     registry.register(Backend::Legacy, "pairs", LegacyRope(metal()));
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(metal()));
+    // The first that takes a call runs: `legacy/sdpa` says why in this order.
+    registry.register(Backend::Legacy, "flash_decode", FlashDecodeSdpa(metal()));
+    registry.register(Backend::Legacy, "flash_prefill", FlashPrefillSdpa(metal()));
+    registry.register(Backend::Legacy, "composed", ComposedSdpa(metal()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
 }

@@ -4,15 +4,19 @@
 mod add;
 mod embedding;
 mod kv_append;
+mod linear;
 mod rms_norm;
 mod rope;
+mod sdpa;
 mod swiglu;
 
 pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
 pub(crate) use kv_append::LegacyKvAppend;
+pub(crate) use linear::LegacyLinear;
 pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
+pub(crate) use sdpa::{ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa};
 pub(crate) use swiglu::LegacySwiGlu;
 
 use metallic::Result;
