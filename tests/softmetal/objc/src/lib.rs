@@ -9,6 +9,7 @@ mod classes;
 mod control;
 mod foundation;
 mod gates;
+mod metal;
 mod runtime;
 
 pub use control::{ClassCount, Control, Version, control, counts};
