@@ -86,7 +86,7 @@ switches! {
     commit_and_continue / set_commit_and_continue: true;
     /// Results of a graph are filled with NaN before they are computed.
     poison_results / set_poison_results: true;
-    /// Softmax and matmul of f16 and bf16 operands round after every addition.
+    /// The decomposed softmax of f16 and bf16 tensors rounds after every addition.
     narrow_accumulation / set_narrow_accumulation: true;
     /// An abort prints a backtrace.
     backtrace_on_abort / set_backtrace_on_abort: false;
@@ -140,7 +140,6 @@ impl Control {
         self.fail_graph_compile.store(true, Ordering::Relaxed);
     }
 
-    #[allow(dead_code)]
     pub(crate) fn take_graph_failure(&self) -> bool {
         self.fail_graph_compile.swap(false, Ordering::Relaxed)
     }
@@ -171,7 +170,8 @@ impl Control {
 
     /// How often something happened since the process began or [`Control::reset_counters`]:
     /// `commits`, `dispatches`, `blits`, `copied_bytes`, `graph_compiles`, `graph_encodes`,
-    /// `graph_splits`, `library_compiles`, `buffers`, `buffer_bytes`.
+    /// `graph_compiles_above_level_0`, `graph_compiles_without_wait`, `graph_specialisations`,
+    /// `graph_splits`, `graph_saves`, `graph_loads`, `library_compiles`, `buffers`, `buffer_bytes`.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.lock().unwrap().get(name).copied().unwrap_or(0)
     }

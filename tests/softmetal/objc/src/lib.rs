@@ -9,7 +9,9 @@ mod classes;
 mod control;
 mod foundation;
 mod gates;
+mod graph;
 mod metal;
+mod mps;
 mod runtime;
 
 pub use control::{ClassCount, Control, Version, control, counts};

@@ -8,7 +8,6 @@ use super::{Label, blit, compute, device, event};
 use crate::control;
 use crate::foundation::error;
 use crate::runtime::abort::abort;
-use crate::runtime::block::OwnedBlock;
 use crate::runtime::class::{class, methods};
 use crate::runtime::{BlockPtr, Id, Ref};
 
@@ -31,6 +30,9 @@ const DEVICE_REMOVED: isize = 11;
 /// One command, run on the queue's thread.
 pub(crate) type Command = Box<dyn FnOnce() + Send>;
 
+/// Called with the command buffer object and its error, if any.
+pub(crate) type Handler = Box<dyn FnOnce(Id, Option<&Ref>) + Send>;
+
 /// What a command buffer, its encoders and its queue share.
 pub(crate) struct Work {
     state: Mutex<State>,
@@ -44,8 +46,8 @@ struct State {
     /// What kind of encoder is open.
     encoder: Option<&'static str>,
     commands: Vec<Command>,
-    scheduled: Vec<OwnedBlock>,
-    completed: Vec<OwnedBlock>,
+    scheduled: Vec<Handler>,
+    completed: Vec<Handler>,
     error: Option<Ref>,
     number: u64,
     started: f64,
@@ -123,6 +125,16 @@ impl Work {
     pub(crate) fn status(&self) -> Status {
         self.state().status
     }
+
+    /// The error, once there is one.
+    pub(crate) fn error(&self) -> Option<Ref> {
+        self.state().error.clone()
+    }
+
+    /// Runs `handler` when the work is done or has failed, before waiters return.
+    pub(crate) fn when_done(&self, handler: Handler) {
+        self.state().completed.push(handler);
+    }
 }
 
 /// Commits a command buffer object.
@@ -156,7 +168,7 @@ pub(crate) fn execute(work: &Work) {
     };
     let id = object.as_ref().map_or(Id::NIL, Ref::id);
     for handler in scheduled {
-        handler.call_with(id);
+        handler(id, None);
     }
     let lost = control().take_command_buffer_failure();
     if lost {
@@ -166,7 +178,7 @@ pub(crate) fn execute(work: &Work) {
             command();
         }
     }
-    let completed = {
+    let (completed, error) = {
         let mut state = work.state();
         state.ended = seconds();
         state.status = if lost { Status::Error } else { Status::Completed };
@@ -175,18 +187,19 @@ pub(crate) fn execute(work: &Work) {
                 "Caused GPU device to be removed (00000003:kIOGPUCommandBufferCallbackErrorHang)";
             state.error = Some(error::make("MTLCommandBufferErrorDomain", DEVICE_REMOVED, text));
         }
-        std::mem::take(&mut state.completed)
+        (std::mem::take(&mut state.completed), state.error.clone())
     };
     // Handlers run before waiters return.
     for handler in completed {
-        handler.call_with(id);
+        handler(id, error.as_ref());
     }
     let kept = work.state().object.take();
     work.done.notify_all();
     drop(kept);
 }
 
-fn wait(this: Id) {
+/// Waits for a committed command buffer object.
+pub(crate) fn wait(this: Id) {
     let buffer = this.value::<CommandBuffer>();
     let number = {
         let state = buffer.work.state();
@@ -208,20 +221,30 @@ fn wait(this: Id) {
     );
 }
 
-fn add_handler(
-    this: Id,
-    block: BlockPtr,
-    what: &str,
-    pick: fn(&mut State) -> &mut Vec<OwnedBlock>,
-) {
+/// A block as a handler.
+fn block_handler(block: BlockPtr, what: &str) -> Handler {
+    let block = block.copied().unwrap_or_else(|| abort!("{what}: the block must not be nil"));
+    Box::new(move |commands, _| block.call_with(commands))
+}
+
+fn add_handler(this: Id, block: BlockPtr, what: &str, pick: fn(&mut State) -> &mut Vec<Handler>) {
+    let handler = block_handler(block, what);
     let mut state = this.value::<CommandBuffer>().work.state();
     if state.status >= Status::Committed {
         abort!("{what} after commit");
     }
-    match block.copied() {
-        Some(block) => pick(&mut state).push(block),
-        None => abort!("{what}: the block must not be nil"),
-    }
+    pick(&mut state).push(handler);
+}
+
+/// Adds a completion handler to a command buffer object.
+pub(crate) fn add_completed(this: Id, block: BlockPtr) {
+    add_handler(this, block, "addCompletedHandler", |state| &mut state.completed);
+}
+
+/// A further command buffer on the queue of an existing one.
+pub(crate) fn new_on_queue_of(commands: Id) -> Ref {
+    let before = commands.value::<CommandBuffer>();
+    new(before.queue.id(), before.work.retains)
 }
 
 methods! { install for COMMAND_BUFFER;
@@ -239,15 +262,13 @@ methods! { install for COMMAND_BUFFER;
             abort!("waitUntilScheduled on a command buffer that was not committed would never return");
         }
     }
-    - "addCompletedHandler:" (this, block: BlockPtr) {
-        add_handler(this, block, "addCompletedHandler", |state| &mut state.completed);
-    }
+    - "addCompletedHandler:" (this, block: BlockPtr) { add_completed(this, block) }
     - "addScheduledHandler:" (this, block: BlockPtr) {
         add_handler(this, block, "addScheduledHandler", |state| &mut state.scheduled);
     }
     - "status" (this) -> usize { this.value::<CommandBuffer>().work.status() as usize }
     - "error" (this) -> Id {
-        this.value::<CommandBuffer>().work.state().error.clone().map_or(Id::NIL, Ref::autorelease)
+        this.value::<CommandBuffer>().work.error().map_or(Id::NIL, Ref::autorelease)
     }
     - "GPUStartTime" (this) -> f64 { this.value::<CommandBuffer>().work.state().started }
     - "GPUEndTime" (this) -> f64 { this.value::<CommandBuffer>().work.state().ended }

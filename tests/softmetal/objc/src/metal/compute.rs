@@ -25,7 +25,8 @@ const MAX_THREADGROUP_MEMORY: usize = 32768;
 /// What a place of the buffer table holds.
 #[derive(Clone)]
 enum Binding {
-    /// `keep` is empty in command buffers that retain nothing.
+    /// `keep` only holds the buffer; it is empty in command buffers that retain nothing.
+    #[allow(dead_code)]
     Buffer {
         id: Id,
         keep: Option<Ref>,

@@ -136,7 +136,7 @@ impl BlockPtr {
     }
 }
 
-/// A copied block.
+/// A copied block. Blocks may be called on another thread, as Metal does.
 pub(crate) struct OwnedBlock(usize);
 
 impl OwnedBlock {

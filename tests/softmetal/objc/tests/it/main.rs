@@ -2,6 +2,7 @@
 
 mod aborts;
 mod foundation;
+mod graph;
 mod metal;
 mod runtime;
 

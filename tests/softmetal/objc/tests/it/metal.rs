@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use block2::RcBlock;
-use objc2::rc::{Retained, autoreleasepool};
 use objc2::msg_send;
+use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::{NSRange, NSString};
 use objc2_metal::{
@@ -86,7 +86,8 @@ fn work_runs_late_and_in_order() {
         assert_eq!(read(&to), [1; 16], "a read before the wait sees old data");
         commands.waitUntilCompleted();
         assert_eq!(commands.status(), MTLCommandBufferStatus::Completed);
-        let (start, end): (f64, f64) = (msg_send![&*commands, GPUStartTime], msg_send![&*commands, GPUEndTime]);
+        let (start, end): (f64, f64) =
+            (msg_send![&*commands, GPUStartTime], msg_send![&*commands, GPUEndTime]);
         assert!(commands.error().is_none() && end >= start && start > 0.0);
         assert!(told.load(Ordering::SeqCst));
     });
