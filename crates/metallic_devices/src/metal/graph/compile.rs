@@ -4,6 +4,7 @@ use std::thread;
 
 use metallic::Result;
 use metallic::graph::Graph;
+use metallic_instrumentation::{MetricEvent, Recorder};
 use objc2::AnyThread;
 use objc2::available;
 use objc2::rc::{Retained, autoreleasepool};
@@ -17,6 +18,7 @@ use objc2_metal_performance_shaders_graph::{
 };
 
 use super::lower::{Lowered, Made, Slot, Target, lower};
+use super::package::{Order, Packages};
 use super::value::{Value, bad, shape};
 
 /// The compiler recurses over the graph; threads have 2 MiB unless they ask for more.
@@ -59,19 +61,66 @@ pub(super) struct Output {
     pub(super) dtype: MPSDataType,
 }
 
-/// Lowers and compiles `graph` and waits for it.
+/// What a graph is compiled for.
+pub(super) struct Job<'a> {
+    pub(super) device: &'a Retained<ProtocolObject<dyn MTLDevice>>,
+    pub(super) graph: &'a Graph,
+    pub(super) target: Target,
+    /// Where executables are kept, and the key of this one.
+    pub(super) kept: Option<(&'a Packages, &'a str)>,
+    pub(super) recorder: &'a Recorder,
+}
+
+/// Lowers a graph and compiles it, or loads what was compiled before; waits for it.
 ///
 /// # Errors
-/// [`metallic::Error::Compile`] for what cannot be lowered, and when MPSGraph gives nothing or panics.
-pub(super) fn compile(
-    device: &Retained<ProtocolObject<dyn MTLDevice>>,
-    graph: &Graph,
-    target: Target,
-) -> Result<Compiled> {
+/// [`metallic::Error::Compile`] for what cannot be lowered, and when MPSGraph gives nothing or
+/// panics.
+pub(super) fn compile(job: &Job<'_>) -> Result<Compiled> {
     on_big_stack(|| {
-        let lowered = lower(graph, target)?;
-        executable(device, &lowered)
+        let lowered = lower(job.graph, job.target)?;
+        let Some((packages, key)) = job.kept else {
+            return executable(job.device, &lowered).map(|(compiled, _)| compiled);
+        };
+        let found = packages
+            .load(key)
+            .and_then(|(executable, order)| ordered(&lowered, executable, &order));
+        job.recorder.record(|| MetricEvent::ResourceCacheAccess {
+            cache_key: format!("mpsgraph_package {key}"),
+            hit: found.is_some(),
+            bytes: 0,
+        });
+        if let Some(compiled) = found {
+            return Ok(compiled);
+        }
+        let (compiled, order) = executable(job.device, &lowered)?;
+        packages.save(key, &compiled.executable, &order);
+        Ok(compiled)
     })
+}
+
+/// `executable` with the feeds and results of `lowered` in its order; `None` when the order is
+/// none of theirs.
+fn ordered(
+    lowered: &Lowered,
+    executable: Retained<MPSGraphExecutable>,
+    order: &Order,
+) -> Option<Compiled> {
+    let Lowered { feeds, outputs, .. } = lowered;
+    let permutes = |places: &[usize], len: usize| {
+        let mut sorted = places.to_vec();
+        sorted.sort_unstable();
+        sorted.into_iter().eq(0..len)
+    };
+    if !permutes(&order.inputs, feeds.len()) || !permutes(&order.outputs, outputs.len()) {
+        return None;
+    }
+    let inputs = order.inputs.iter().map(|place| Input::of(&feeds[*place])).collect();
+    let outputs = order.outputs.iter().map(|place| {
+        let (made, value) = &outputs[*place];
+        Output { made: *made, dims: value.dims.clone(), dtype: value.dtype }
+    });
+    Some(Compiled { executable, inputs, outputs: outputs.collect() })
 }
 
 /// Runs `work` on a thread with a large stack, inside an autorelease pool, and turns its panic
@@ -112,7 +161,7 @@ pub(super) fn descriptor(macos_26: bool) -> Retained<MPSGraphCompilationDescript
 fn executable(
     device: &Retained<ProtocolObject<dyn MTLDevice>>,
     lowered: &Lowered,
-) -> Result<Compiled> {
+) -> Result<(Compiled, Order)> {
     let Lowered { emitter, feeds, outputs, macos_26 } = lowered;
     let keys: Vec<&MPSGraphTensor> = feeds.iter().map(|(_, value)| &*value.tensor).collect();
     let types: Vec<Retained<MPSGraphShapedType>> =
@@ -136,14 +185,10 @@ fn executable(
     let names_none = || bad("compile", "the executable names no feeds or no targets");
     // Neither dictionaries nor compilers promise an order: objects are told by their identity.
     let (fed, made) = (fed.ok_or_else(names_none)?, made.ok_or_else(names_none)?);
-    let inputs = in_order(&fed, &keys)?;
-    let outputs_in_order = in_order(&made, &targets)?;
-    let inputs = inputs.into_iter().map(|place| Input::of(&feeds[place]));
-    let outputs = outputs_in_order.into_iter().map(|place| {
-        let (made, value) = &outputs[place];
-        Output { made: *made, dims: value.dims.clone(), dtype: value.dtype }
-    });
-    Ok(Compiled { executable, inputs: inputs.collect(), outputs: outputs.collect() })
+    let order = Order { inputs: in_order(&fed, &keys)?, outputs: in_order(&made, &targets)? };
+    let compiled = ordered(lowered, executable, &order);
+    let compiled = compiled.ok_or_else(|| bad("compile", "a feed or target comes twice"))?;
+    Ok((compiled, order))
 }
 
 /// The place of each of `found` among `ours`.

@@ -15,11 +15,12 @@ use objc2_metal::MTLDevice;
 
 use super::super::stream::Metal;
 use super::call::{Call, foreign};
-use super::compile::{Compiled, compile};
+use super::compile::{Compiled, Job, compile};
 use super::form::{Form, OperandTypes, supports};
 use super::infer::{Type, infer};
 use super::limits::{Part, Whole, only_sdpa, part_of, whole};
 use super::lower::Target;
+use super::package::Packages;
 use super::platform::Platform;
 use super::quirks::{Fault, has};
 use super::run::Runner;
@@ -36,6 +37,8 @@ pub(crate) struct MpsGraphExecutor {
     platform: Platform,
     form: Form,
     options: GraphOptions,
+    packages: Option<Packages>,
+    recorder: Recorder,
     build_id: String,
     /// Graphs are built and compiled one at a time: nothing promises more.
     compiling: Mutex<()>,
@@ -57,8 +60,10 @@ impl MpsGraphExecutor {
         };
         let build_id = format!("{platform}, {form}, level 0, {lengths}, {}", options.terms);
         let views = has(&platform, Fault::NoViews).is_none();
-        let runner = Runner::new(metal, views, recorder);
-        Self { device, runner, platform, form, options, build_id, compiling: Mutex::new(()) }
+        let runner = Runner::new(metal, views, recorder.clone());
+        let packages = options.packages.clone().and_then(|dir| Packages::new(dir, &platform));
+        let compiling = Mutex::new(());
+        Self { device, runner, platform, form, options, packages, recorder, build_id, compiling }
     }
 
     fn target(&self) -> Target {
@@ -69,6 +74,14 @@ impl MpsGraphExecutor {
             macos_26: self.platform.at_least(26),
             cut_long_sums: has(&self.platform, Fault::LongSums).is_some(),
         }
+    }
+
+    /// Compiles `graph`, or takes the package of an earlier run.
+    fn executable(&self, graph: &Graph) -> Result<Compiled> {
+        let key = format!("{}\n{graph}", self.build_id);
+        let kept = self.packages.as_ref().map(|packages| (packages, key.as_str()));
+        let (device, target, recorder) = (&self.device, self.target(), &self.recorder);
+        compile(&Job { device, graph, target, kept, recorder })
     }
 
     fn supports_node(&self, graph: &Graph, types: &[Type], node: &Node) -> Support {
@@ -206,10 +219,8 @@ impl GraphExecutor for MpsGraphExecutor {
         });
         let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
         let work = match parts {
-            None => Work::Whole(compile(&self.device, graph, self.target())?),
-            Some((graph, lengths, part)) => {
-                Work::Parts(compile(&self.device, &graph, self.target())?, lengths, part)
-            }
+            None => Work::Whole(self.executable(graph)?),
+            Some((graph, lengths, part)) => Work::Parts(self.executable(&graph)?, lengths, part),
         };
         Ok(made(graph.clone(), work))
     }

@@ -17,6 +17,7 @@ mod form;
 mod infer;
 mod limits;
 mod lower;
+mod package;
 mod platform;
 mod positions;
 mod quirks;
