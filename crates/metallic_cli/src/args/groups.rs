@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, ValueHint};
 use metallic::dispatch::{Backend, Policy};
 use metallic::tensor::DType;
+use metallic_devices::Profile;
 
 use super::{LogitBias, values};
 
@@ -116,8 +117,11 @@ pub(crate) struct ContextArgs {
 #[command(next_help_heading = "Device and backend")]
 pub(crate) struct BackendArgs {
     /// Device to run on; see `metallic devices`
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = metallic_devices::KINDS[0])]
     pub(crate) device: String,
+    /// How a GPU works: throughput, or latency (one op at a time, each timed on the GPU)
+    #[arg(long, value_name = "PROFILE", value_parser = values::profile)]
+    pub(crate) profile: Option<Profile>,
     /// Threads [default: all cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<usize>,

@@ -2,6 +2,7 @@
 
 use metallic::dispatch::{Backend, Policy};
 use metallic::tensor::DType;
+use metallic_devices::Profile;
 
 /// `--sdpa-backend`, `--backend`.
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
@@ -22,6 +23,15 @@ pub(super) fn backend_pair(text: &str) -> Result<BackendPair, String> {
     let (first, second) = text.split_once(',').ok_or_else(expected)?;
     let pair = [backend(first)?, backend(second)?];
     if pair[0] == pair[1] { Err(expected()) } else { Ok(pair) }
+}
+
+/// `--profile`.
+pub(super) fn profile(text: &str) -> Result<Profile, String> {
+    match text {
+        "throughput" => Ok(Profile::Throughput),
+        "latency" => Ok(Profile::Latency),
+        _ => Err("accepted are throughput, latency".to_owned()),
+    }
 }
 
 /// `-ctk`, `-ctv`.
