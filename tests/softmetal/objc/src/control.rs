@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+pub use softmetal_emulator::CompileOptions;
+
 pub use crate::gates::Version;
 use crate::runtime::{block, class, pool};
 
@@ -29,6 +31,14 @@ pub fn counts() -> BTreeMap<&'static str, ClassCount> {
     all
 }
 
+/// How kernels are compiled and run unless a test says otherwise. Guard pages are off: they copy every
+/// buffer for each dispatch, and two bindings of one buffer would not see each other's writes.
+fn default_kernel_options() -> CompileOptions {
+    let folder = std::env::var_os("SOFTMETAL_CACHE")
+        .map_or_else(|| std::env::temp_dir().join("softmetal-kernels"), Into::into);
+    CompileOptions { guard: false, ..CompileOptions::new(folder) }
+}
+
 /// Switches that are on unless a test turns them off.
 macro_rules! switches {
     ($($(#[$doc:meta])* $name:ident / $setter:ident: $default:literal;)*) => {
@@ -41,6 +51,7 @@ macro_rules! switches {
             fail_graph_compile: AtomicBool,
             fail_command_buffer: AtomicUsize,
             fail_allocation: AtomicUsize,
+            kernels: Mutex<CompileOptions>,
             counters: Mutex<BTreeMap<&'static str, u64>>,
         }
 
@@ -54,6 +65,7 @@ macro_rules! switches {
                     fail_graph_compile: AtomicBool::new(false),
                     fail_command_buffer: AtomicUsize::new(0),
                     fail_allocation: AtomicUsize::new(0),
+                    kernels: Mutex::new(default_kernel_options()),
                     counters: Mutex::default(),
                 }
             }
@@ -124,6 +136,16 @@ impl Control {
     /// Sets [`Control::commit_delay_us`].
     pub fn set_commit_delay_us(&self, delay: u64) {
         self.commit_delay_us.store(delay, Ordering::Relaxed);
+    }
+
+    /// How kernels are compiled and run; fast math follows the program's own choice.
+    pub fn kernel_options(&self) -> CompileOptions {
+        self.kernels.lock().unwrap().clone()
+    }
+
+    /// Sets [`Control::kernel_options`] for the libraries that are compiled from now on.
+    pub fn set_kernel_options(&self, options: CompileOptions) {
+        *self.kernels.lock().unwrap() = options;
     }
 
     /// The next library fails to compile with this text.

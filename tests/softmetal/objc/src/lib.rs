@@ -14,4 +14,4 @@ mod metal;
 mod mps;
 mod runtime;
 
-pub use control::{ClassCount, Control, Version, control, counts};
+pub use control::{ClassCount, CompileOptions, Control, Version, control, counts};

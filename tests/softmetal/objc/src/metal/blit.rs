@@ -60,7 +60,7 @@ methods! { install for ENCODER;
     ) {
         let encoder = this.value::<Encoder>();
         let what = "copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:";
-        if size % 4 != 0 || from % 4 != 0 || to % 4 != 0 {
+        if !size.is_multiple_of(4) || !from.is_multiple_of(4) || !to.is_multiple_of(4) {
             abort!("{what}: offsets {from} and {to} and size {size} must be multiples of 4 bytes on macOS");
         }
         if size == 0 {
@@ -82,7 +82,7 @@ methods! { install for ENCODER;
     }
     - "fillBuffer:range:value:" (this, buffer: Id, range: Range, value: u8) {
         let encoder = this.value::<Encoder>();
-        if range.length == 0 || range.length % 4 != 0 || range.location % 4 != 0 {
+        if range.length == 0 || !range.length.is_multiple_of(4) || !range.location.is_multiple_of(4) {
             abort!("fillBuffer:range:value:: {range:?} must be a multiple of 4 bytes on macOS, and not empty");
         }
         let target = encoder.target(buffer, range.location, range.length, "fillBuffer:range:value:");

@@ -104,7 +104,7 @@ pub(crate) fn over(
     deallocator: Option<OwnedBlock>,
 ) -> Ref {
     let page = page_size();
-    if start.addr() % page != 0 || length % page != 0 || length == 0 {
+    if !start.addr().is_multiple_of(page) || !length.is_multiple_of(page) || length == 0 {
         abort!(
             "-[MTLDevice newBufferWithBytesNoCopy:…]: pointer {start:p} and length {length} must be multiples of the page size {page}"
         );

@@ -242,7 +242,7 @@ methods! { install for ENCODER;
         this.value::<Encoder>().bind(index, Some(Binding::Bytes(Arc::new(copy))), "setBytes:length:atIndex:");
     }
     - "setThreadgroupMemoryLength:atIndex:" (this, length: usize, index: usize) {
-        if length % 16 != 0 {
+        if !length.is_multiple_of(16) {
             abort!("setThreadgroupMemoryLength: length({length}) must be a multiple of 16 bytes");
         }
         let mut state = this.value::<Encoder>().open("setThreadgroupMemoryLength:atIndex:");

@@ -29,6 +29,10 @@ fn value(from: *const c_void, kind: usize) -> (ConstantValue, usize) {
             16 => (ConstantValue::F16(from.cast::<u16>().read_unaligned()), 2),
             29 => (ConstantValue::I32(from.cast::<i32>().read_unaligned()), 4),
             33 => (ConstantValue::U32(from.cast::<u32>().read_unaligned()), 4),
+            37 => (ConstantValue::I16(from.cast::<i16>().read_unaligned()), 2),
+            41 => (ConstantValue::U16(from.cast::<u16>().read_unaligned()), 2),
+            81 => (ConstantValue::I64(from.cast::<i64>().read_unaligned()), 8),
+            85 => (ConstantValue::U64(from.cast::<u64>().read_unaligned()), 8),
             53 => (ConstantValue::Bool(from.cast::<u8>().read() != 0), 1),
             other => abort!("function constants of MTLDataType {other} are not modelled"),
         }

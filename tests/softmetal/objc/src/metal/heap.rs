@@ -102,7 +102,7 @@ methods! { install_heap for HEAP;
     }
     - "newBufferWithLength:options:offset:" (this, length: usize, options: usize, offset: usize) -> Id {
         let heap = this.value::<Heap>();
-        if heap.settings.kind != PLACEMENT || offset % ALIGN != 0 {
+        if heap.settings.kind != PLACEMENT || !offset.is_multiple_of(ALIGN) {
             abort!("-[MTLHeap newBufferWithLength:options:offset:]: wants a placement heap and an aligned offset");
         }
         cut(this, length, options, offset)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::compile_options::Chosen;
-use super::shader::{Constant, Function, Library};
+use super::shader::{self, Constant, Function, Library};
 use super::{Label, constants, device};
 use crate::control;
 use crate::foundation::{array, error, string};
@@ -51,7 +51,7 @@ pub(crate) fn compile(source: &str, options: &Chosen) -> Result<Ref, Ref> {
     let macros: String =
         options.macros.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
     let full = if macros.is_empty() { source.to_owned() } else { macros + "#line 1\n" + source };
-    match Library::compile(&full, options.fast_math) {
+    match shader::compile(&full, options.fast_math) {
         Ok(library) => Ok(Ref::new(&LIBRARY, Loaded { library, label: Label::default() })),
         Err(text) => Err(failure(COMPILE_FAILURE, &format!("program_source:{text}"))),
     }

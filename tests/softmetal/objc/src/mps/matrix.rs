@@ -52,7 +52,7 @@ struct Softmax;
 fn layout(dims: [usize; 3], row_bytes: usize, matrix_bytes: usize, dtype: u32) -> Mutex<Layout> {
     let dtype = DType::from_code(dtype);
     let [rows, columns, matrices] = dims;
-    if row_bytes < dtype.bytes(columns) || row_bytes % (dtype.bits() / 8).max(1) != 0 {
+    if row_bytes < dtype.bytes(columns) || !row_bytes.is_multiple_of((dtype.bits() / 8).max(1)) {
         abort!(
             "MPSMatrixDescriptor: rowBytes {row_bytes} for {columns} columns of {}",
             dtype.name()

@@ -68,7 +68,7 @@ impl Window {
         if shape.contains(&0) {
             abort!("an NDArray with a dimension of length 0: {shape:?}");
         }
-        if dtype.bits() >= 8 && offset % (dtype.bits() / 8) != 0 {
+        if dtype.bits() >= 8 && !offset.is_multiple_of(dtype.bits() / 8) {
             abort!(
                 "[MPSNDArray initWithBuffer:offset:descriptor:] offset {offset} is not aligned to {}",
                 dtype.name()
@@ -107,7 +107,7 @@ impl Window {
     ) -> Window {
         let size = dtype.bits() / 8;
         let row = shape.last().copied().unwrap_or(1);
-        if size == 0 || row_bytes % size != 0 || row_bytes < row * size {
+        if size == 0 || !row_bytes.is_multiple_of(size) || row_bytes < row * size {
             abort!(
                 "rowBytes {row_bytes} must be a multiple of the element size and hold {row} elements of {}",
                 dtype.name()

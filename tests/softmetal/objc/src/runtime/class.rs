@@ -39,7 +39,7 @@ unsafe impl Sync for Method {}
 
 /// A class object. The first word is its metaclass, as in every Objective-C object.
 #[repr(C)]
-pub struct Class {
+pub(crate) struct Class {
     isa: AtomicPtr<Class>,
     name: &'static CStr,
     superclass: Option<&'static Class>,
@@ -217,6 +217,7 @@ macro_rules! methods {
         }
     };
     (@one - $class:expr, $sel:literal, ($this:ident $(, $arg:ident: $ty:ty)*), ($($ret:ty)?), $body:block) => {{
+        #[allow(clippy::too_many_arguments)]
         extern "C-unwind" fn code($this: $crate::runtime::Id, _: $crate::runtime::Sel $(, $arg: $ty)*) $(-> $ret)? {
             let _ = $this;
             $body
@@ -227,6 +228,7 @@ macro_rules! methods {
         );
     }};
     (@one + $class:expr, $sel:literal, ($this:ident $(, $arg:ident: $ty:ty)*), ($($ret:ty)?), $body:block) => {{
+        #[allow(clippy::too_many_arguments)]
         extern "C-unwind" fn code(
             $this: &'static $crate::runtime::Class,
             _: $crate::runtime::Sel $(, $arg: $ty)*

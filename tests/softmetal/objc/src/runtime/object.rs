@@ -23,7 +23,7 @@ pub(crate) struct Object {
 /// An object pointer as messages carry it: may be nil, owns nothing.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Id(*mut Object);
+pub(crate) struct Id(*mut Object);
 
 // SAFETY: counts are atomic and the values are `Send + Sync`.
 unsafe impl Send for Id {}

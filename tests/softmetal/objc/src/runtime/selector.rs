@@ -7,7 +7,7 @@ use std::sync::{OnceLock, RwLock};
 /// A registered selector: the address of its interned, NUL-terminated name.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Sel(*const c_char);
+pub(crate) struct Sel(*const c_char);
 
 // SAFETY: interned names are never changed or freed.
 unsafe impl Send for Sel {}
