@@ -152,8 +152,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_over_file() {
-        let dir = std::env::temp_dir().join(format!("metallic-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = folder("config");
         let file = dir.join("config.toml");
         std::fs::write(&file, "[backend]\nsdpa = \"legacy\"\n").unwrap();
         let env = |force: Option<&'static str>| {
@@ -199,6 +198,37 @@ mod tests {
         std::fs::write(&file, "[backend]\nsdps = \"legacy\"\n").unwrap();
         assert!(policies(FlagPolicies::default(), &env(None)).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn segments_are_chosen_by_flag_over_file() {
+        let dir = folder("segments");
+        let file = dir.join("config.toml");
+        std::fs::write(&file, "[backend]\nsegments = \"on\"\n").unwrap();
+        let env = |name: &str| (name == CONFIG_FILE).then(|| file.display().to_string());
+        let resolve = |segments| {
+            let flags = FlagPolicies { segments, ..FlagPolicies::default() };
+            policies(flags, &env).map(|policies| policies.segments)
+        };
+        let flagged = resolve(Some(Segments::Off)).unwrap();
+        assert_eq!(flagged.segments, Segments::Off);
+        assert_eq!(flagged.source, PolicySource::Flag("--segments"));
+        let filed = resolve(None).unwrap();
+        assert_eq!(filed.segments, Segments::On);
+        assert_eq!(filed.source, PolicySource::File(file.clone()));
+        std::fs::write(&file, "[backend]\nsegments = \"graph\"\n").unwrap();
+        let error = resolve(None).unwrap_err().to_string();
+        assert!(
+            error.contains("backend.segments in ") && error.ends_with("auto, on, off"),
+            "{error}"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("metallic-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
     }
 
     #[test]
