@@ -68,6 +68,7 @@ fn register(
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
     registry.register(Backend::Graph, "fused", attention_graph);
     registry.register(Backend::Legacy, "composed", LegacyAttentionBlock::new(&cpu()));
+    // Attention within a segment runs as attention alone would.
     registry.prefer::<AttentionBlock>(|spec| preference::sdpa(&spec.sdpa));
     registry.register(Backend::Graph, "fused", mlp_graph);
     registry.register(Backend::Legacy, "composed", LegacyMlpBlock::new(&cpu()));
