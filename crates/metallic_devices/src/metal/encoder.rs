@@ -68,14 +68,6 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// The pipeline state of `kernel`, to ask for its limits.
-    ///
-    /// # Errors
-    /// [`metallic::Error::Compile`].
-    pub(crate) fn pipeline(&self, kernel: &Kernel<'_>) -> Result<Arc<Pipeline>> {
-        self.pipelines.get(kernel)
-    }
-
     /// Private memory with unspecified contents. It may be dropped once everything that uses it
     /// is encoded: what reuses it runs later.
     ///
@@ -152,41 +144,10 @@ impl Encoder<'_> {
             &ProtocolObject<dyn MTLCommandBuffer>,
         ) -> Result<Retained<ProtocolObject<dyn MTLCommandBuffer>>>,
     ) -> Result<()> {
-        for buffer in touched {
-            buffer.touch(self.open.sequence);
-        }
-        self.open.note_kernel(label);
+        self.note(label, touched);
         self.open.active.end();
         let next = encode(self.open.buffer.raw())?;
         self.open.go_on_with(next);
-        Ok(())
-    }
-
-    /// Appends a copy of `bytes` bytes from one buffer, at a byte of its `MTLBuffer`, to another.
-    ///
-    /// # Errors
-    /// [`metallic::Error::Device`] when Metal gives no encoder.
-    pub(crate) fn copy(&mut self, from: Bound<'_>, to: Bound<'_>, bytes: usize) -> Result<()> {
-        debug_assert!(from.offset + bytes <= from.buffer.base() + from.buffer.bytes());
-        debug_assert!(to.offset + bytes <= to.buffer.base() + to.buffer.bytes());
-        if bytes == 0 {
-            return Ok(());
-        }
-        from.buffer.touch(self.open.sequence);
-        to.buffer.touch(self.open.sequence);
-        self.open.note_kernel("copy");
-        let encoder = self.open.active.blit(&self.open.buffer)?.raw();
-        let (source, target) = (from.buffer.raw(), to.buffer.raw());
-        // SAFETY: both ranges lie in their buffers, which the caller checked.
-        unsafe {
-            encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(
-                source,
-                from.offset,
-                target,
-                to.offset,
-                bytes,
-            );
-        }
         Ok(())
     }
 
@@ -195,12 +156,27 @@ impl Encoder<'_> {
     /// # Errors
     /// [`metallic::Error::Device`] when Metal gives no encoder.
     pub(crate) fn zero(&mut self, buffer: &MetalBuffer) -> Result<()> {
-        buffer.touch(self.open.sequence);
-        self.open.note_kernel("zero");
-        let encoder = self.open.active.blit(&self.open.buffer)?.raw();
         let range = NSRange::new(buffer.base(), buffer.bytes());
-        encoder.fillBuffer_range_value(buffer.raw(), range, 0);
+        self.blit("zero", &[buffer])?.fillBuffer_range_value(buffer.raw(), range, 0);
         Ok(())
+    }
+
+    fn note(&mut self, label: &str, touched: &[&MetalBuffer]) {
+        for buffer in touched {
+            buffer.touch(self.open.sequence);
+        }
+        self.open.note_kernel(label);
+    }
+
+    /// The encoder of copies, for work named `label` on `touched`.
+    pub(super) fn blit(
+        &mut self,
+        label: &str,
+        touched: &[&MetalBuffer],
+    ) -> Result<&ProtocolObject<dyn MTLBlitCommandEncoder>> {
+        self.note(label, touched);
+        let Submission { active, buffer, .. } = &mut *self.open;
+        Ok(active.blit(buffer)?.raw())
     }
 }
 

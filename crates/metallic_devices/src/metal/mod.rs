@@ -20,6 +20,7 @@ mod device;
 
 mod buffer;
 mod command_buffer;
+mod copy;
 mod description;
 mod encoder;
 mod fault;

@@ -23,10 +23,6 @@ pub(crate) enum Value {
     Bool(bool),
     /// `uint`.
     U32(u32),
-    /// `int`.
-    I32(i32),
-    /// `float`, by its bits.
-    F32(u32),
 }
 
 /// `[[function_constant(index)]]` and its value.
@@ -47,16 +43,6 @@ impl Constant {
     /// A `uint` constant.
     pub(crate) fn u32(index: u32, value: u32) -> Self {
         Self { index, value: Value::U32(value) }
-    }
-
-    /// An `int` constant.
-    pub(crate) fn i32(index: u32, value: i32) -> Self {
-        Self { index, value: Value::I32(value) }
-    }
-
-    /// A `float` constant.
-    pub(crate) fn f32(index: u32, value: f32) -> Self {
-        Self { index, value: Value::F32(value.to_bits()) }
     }
 }
 
@@ -87,8 +73,6 @@ pub(crate) struct Pipeline {
     state: Retained<ProtocolObject<dyn MTLComputePipelineState>>,
     /// Threads of a threadgroup at most.
     pub(crate) max_threads: usize,
-    /// Threads that run in step: 32 on every Apple GPU.
-    pub(crate) simd_width: usize,
     /// Bytes of threadgroup memory that the function itself declares.
     pub(crate) threadgroup_bytes: usize,
     /// Bytes of threadgroup memory that the device has for one threadgroup.
@@ -159,7 +143,6 @@ impl Pipelines {
                 .map_err(|error| failed(error_text(&error)))?;
             Ok(Pipeline {
                 max_threads: state.maxTotalThreadsPerThreadgroup(),
-                simd_width: state.threadExecutionWidth(),
                 threadgroup_bytes: state.staticThreadgroupMemoryLength(),
                 max_threadgroup_bytes: self.libraries.device().maxThreadgroupMemoryLength(),
                 state,
@@ -175,8 +158,6 @@ fn constant_values(constants: &[Constant]) -> Retained<MTLFunctionConstantValues
             // One byte is read of the four.
             Value::Bool(value) => (u32::from(value).to_le(), MTLDataType::Bool),
             Value::U32(value) => (value, MTLDataType::UInt),
-            Value::I32(value) => (value.cast_unsigned(), MTLDataType::Int),
-            Value::F32(bits) => (bits, MTLDataType::Float),
         };
         let value = NonNull::from(&bits).cast::<c_void>();
         // SAFETY: the value is as long as its type says, and is copied before the call returns.

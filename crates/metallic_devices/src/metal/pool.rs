@@ -81,11 +81,6 @@ impl Pool {
         Self { device, limits, timeline, state: Mutex::default() }
     }
 
-    /// What the device can hold.
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
-    }
-
     /// A buffer of at least `bytes` bytes. One of [`Storage::Shared`] is not in use by the GPU.
     ///
     /// # Errors

@@ -148,11 +148,6 @@ impl Metal {
         self.wait(u64::MAX)
     }
 
-    /// Hands the open command buffer to the GPU without waiting.
-    pub(crate) fn flush(&self) {
-        autoreleasepool(|_| self.inner.submit(&mut self.lock()));
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
