@@ -71,7 +71,7 @@ impl Context {
             Policy::Force(backend) => Some(backend),
             Policy::Auto => None,
         };
-        let required = self.registry.policies().required.get(O::ID).copied();
+        let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
         let mut failures = String::new();
@@ -192,9 +192,9 @@ impl Context {
             let layout = Layout::contiguous(shape);
             return Err(Error::Layout { dtype, layout, bytes: bytes.len() });
         }
-        let tensor = self.empty(dtype, shape)?;
-        self.device.write(&**tensor.buffer(), 0, bytes)?;
-        Ok(tensor)
+        let buffer = self.device.allocate_shared(bytes.len())?;
+        self.device.write(&*buffer, 0, bytes)?;
+        Tensor::new(buffer, dtype, Layout::contiguous(shape))
     }
 
     /// A dense f32 tensor with a copy of `values`.
@@ -275,10 +275,10 @@ impl Context {
             let run: usize = tensor.shape()[axis..].iter().product();
             bytes(tensor.layout().offset() + index * run)
         };
-        let mut staging = vec![0; bytes(source.shape()[axis..].iter().product())];
+        let run = bytes(source.shape()[axis..].iter().product());
         for index in 0..outer {
-            self.device.read(&**source.buffer(), start(from, index), &mut staging)?;
-            self.device.write(&**target.buffer(), start(to, index), &staging)?;
+            let from = (&**source.buffer(), start(from, index));
+            self.device.copy(from, (&**target.buffer(), start(to, index)), run)?;
         }
         Ok(())
     }

@@ -47,6 +47,15 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`Error::OutOfMemory`].
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>>;
 
+    /// As [`Device::allocate`], in memory that the host reaches at once, where the device tells
+    /// the two apart: for what the host fills in every step.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn allocate_shared(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        self.allocate(bytes)
+    }
+
     /// A buffer holding `bytes`, without a copy where the device can read host memory.
     ///
     /// # Errors
@@ -70,6 +79,22 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Device`] when the buffer is read-only.
     fn zero(&self, buffer: &dyn Buffer) -> Result<()>;
+
+    /// Copies `bytes` bytes from one buffer to another, each from a byte on, in the order of the
+    /// work around it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a range lies outside or the target is read-only.
+    fn copy(
+        &self,
+        (from, from_offset): (&dyn Buffer, usize),
+        (to, to_offset): (&dyn Buffer, usize),
+        bytes: usize,
+    ) -> Result<()> {
+        let mut staging = vec![0; bytes];
+        self.read(from, from_offset, &mut staging)?;
+        self.write(to, to_offset, &staging)
+    }
 
     /// Waits until all submitted work is done.
     ///

@@ -7,6 +7,8 @@ use metallic::Context;
 use metallic::config::process_env;
 use metallic::dispatch::Policies;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
+use metallic_devices::metal::{MetalDevice, MetalOptions};
+use metallic_devices::{KINDS, Profile};
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -14,9 +16,6 @@ use crate::args::BackendArgs;
 use crate::error::{Error, Result};
 use crate::output::note;
 use crate::policy;
-
-/// The devices of this build that can be opened, as `--device` names them.
-pub(crate) const DEVICES: [&str; 1] = ["cpu"];
 
 /// The context that `args` ask for.
 ///
@@ -32,30 +31,61 @@ pub(crate) fn open(args: &BackendArgs) -> Result<Context> {
 /// As [`open`].
 pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -> Result<Context> {
     let policies = policy::resolve(args, &process_env)?;
-    check_device(&args.device)?;
+    let kind = device_kind(&args.device)?;
     if args.verbose {
         policy::describe(&policies);
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
-    let context = open_cpu(args.threads, policies, recorder);
+    let options = DeviceOptions { threads: args.threads, profile: args.profile };
+    let context = open_device(kind, options, policies, recorder)?;
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
     }
     Ok(context)
 }
 
-/// The CPU with its kernels.
-pub(crate) fn open_cpu(threads: Option<usize>, policies: Policies, recorder: Recorder) -> Context {
-    let defaults = CpuOptions::default();
-    let options = CpuOptions { threads: threads.unwrap_or(defaults.threads), ..defaults };
-    CpuDevice::context(options, policies, recorder)
+/// What a device can be told on the command line.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DeviceOptions {
+    threads: Option<usize>,
+    profile: Option<Profile>,
 }
 
-fn check_device(name: &str) -> Result<()> {
-    if DEVICES.iter().any(|known| name == *known || name == format!("{known}:0")) {
-        return Ok(());
+/// The device of kind `kind`, one of [`KINDS`], with its kernels.
+///
+/// # Errors
+/// When there is none, or an option means nothing to it.
+pub(crate) fn open_device(
+    kind: &str,
+    options: DeviceOptions,
+    policies: Policies,
+    recorder: Recorder,
+) -> Result<Context> {
+    match kind {
+        "metal" => {
+            let profile = options.profile.unwrap_or_default();
+            let options = MetalOptions { profile, ..MetalOptions::default() };
+            Ok(MetalDevice::context(options, policies, recorder)?)
+        }
+        _ => {
+            if options.profile == Some(Profile::Latency) {
+                let expected = format!("throughput on {kind}, which runs one op at a time anyway");
+                return Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected });
+            }
+            let defaults = CpuOptions::default();
+            let threads = options.threads.unwrap_or(defaults.threads);
+            Ok(CpuDevice::context(CpuOptions { threads, ..defaults }, policies, recorder))
+        }
     }
-    Err(Error::UnknownDevice { name: name.to_owned(), known: DEVICES.join(", ") })
+}
+
+/// The kind that `--device` names, as `cpu` or `cpu:0`.
+fn device_kind(name: &str) -> Result<&'static str> {
+    let named = |kind: &&&str| name == **kind || name == format!("{kind}:0");
+    KINDS.iter().find(named).copied().ok_or_else(|| {
+        let known = KINDS.join(", ");
+        Error::UnknownDevice { name: name.to_owned(), known }
+    })
 }
 
 fn recorder(metrics: Option<&Path>, mut exporters: Vec<Box<dyn Exporter>>) -> Result<Recorder> {

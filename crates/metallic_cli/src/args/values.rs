@@ -1,11 +1,17 @@
 //! Values of flags that are more than a number or a word.
 
-use metallic::dispatch::{Backend, Policy};
+use metallic::dispatch::{Backend, Policy, Segments};
 use metallic::tensor::DType;
+use metallic_devices::Profile;
 
 /// `--sdpa-backend`, `--backend`.
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
     text.parse().map_err(|_| "accepted are auto, legacy, graph (or its alias mpsgraph)".to_owned())
+}
+
+/// `--segments`.
+pub(super) fn segments(text: &str) -> Result<Segments, String> {
+    text.parse().map_err(|_| "accepted are auto, on, off".to_owned())
 }
 
 /// `--require-backend`.
@@ -22,6 +28,15 @@ pub(super) fn backend_pair(text: &str) -> Result<BackendPair, String> {
     let (first, second) = text.split_once(',').ok_or_else(expected)?;
     let pair = [backend(first)?, backend(second)?];
     if pair[0] == pair[1] { Err(expected()) } else { Ok(pair) }
+}
+
+/// `--profile`.
+pub(super) fn profile(text: &str) -> Result<Profile, String> {
+    match text {
+        "throughput" => Ok(Profile::Throughput),
+        "latency" => Ok(Profile::Latency),
+        _ => Err("accepted are throughput, latency".to_owned()),
+    }
 }
 
 /// `-ctk`, `-ctv`.

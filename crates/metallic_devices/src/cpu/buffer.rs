@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use metallic::device::{DeviceId, MemoryStats};
 use metallic::tensor::{Buffer, HostBytes, Tensor};
 
+use crate::size_class::size_class;
+
 /// The device every CPU buffer lies on.
 pub const CPU: DeviceId = DeviceId { kind: "cpu", index: 0 };
 
@@ -74,17 +76,10 @@ struct PoolState {
     stats: MemoryStats,
 }
 
-/// Rounds up to eighths of the next power of two, so that sizes repeat and, above 256 bytes,
-/// less than a quarter of what was asked for is wasted.
-fn size_class(bytes: usize) -> Option<usize> {
-    let step = (bytes.checked_next_power_of_two()? / 8).max(ALIGNMENT);
-    bytes.max(1).checked_next_multiple_of(step)
-}
-
 impl Pool {
     /// A buffer of at least `bytes` bytes; `None` when there is no memory.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Option<CpuBuffer> {
-        let class = size_class(bytes)?;
+        let class = size_class(bytes, ALIGNMENT)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let block = match state.free.get_mut(&class).and_then(Vec::pop) {
             Some(block) => {
@@ -229,6 +224,16 @@ impl<T> Rows<T> {
     /// The same, for writing.
     pub(crate) fn output(tensor: &Tensor) -> Self {
         Self(output_ptr(tensor).cast())
+    }
+
+    /// Elements from `start` on, of memory that is no tensor.
+    pub(crate) fn at(start: *mut T) -> Self {
+        Self(start)
+    }
+
+    /// The first element.
+    pub(crate) fn start(&self) -> *mut T {
+        self.0
     }
 
     /// The elements `start .. start + len`, for reading.

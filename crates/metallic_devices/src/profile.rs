@@ -1,0 +1,12 @@
+//! When a device that works on its own is handed its work.
+
+/// What a device is tuned for. The CPU runs each op at once and has no choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Many ops handed over together: the fastest.
+    #[default]
+    Throughput,
+    /// Each op handed over alone and waited for; its time on the device becomes an
+    /// `InternalKernelCompleted` event.
+    Latency,
+}

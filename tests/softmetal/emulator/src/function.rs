@@ -1,0 +1,320 @@
+//! A kernel that is ready to run.
+
+use std::ffi::{CStr, c_char};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::module::{ARGUMENTS, Kernel, Launch, Module, Triple, name};
+use crate::options::{CompileOptions, FiberOrder};
+
+/// Threadgroup memory that a kernel can use: variables and arguments together, in bytes.
+const MAX_THREADGROUP_BYTES: usize = 32 << 10;
+/// Threads of a threadgroup, at most.
+const MAX_THREADS: u32 = 1024;
+/// Threads of a simdgroup.
+const SIMDGROUP: u32 = 32;
+
+/// The size of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// `dispatchThreads`: threadgroups at the edges can be smaller.
+    Threads([u32; 3]),
+    /// `dispatchThreadgroups`: whole threadgroups.
+    Threadgroups([u32; 3]),
+}
+
+/// The memory that an argument lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindingKind {
+    /// A buffer in the device address space.
+    Device,
+    /// A buffer in the constant address space.
+    Constant,
+    /// Threadgroup memory whose length the host gives.
+    Threadgroup,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindingInfo {
+    /// The parameter's name.
+    pub name: String,
+    /// Its kind.
+    pub kind: BindingKind,
+    /// The index in `[[buffer(index)]]` or `[[threadgroup(index)]]`.
+    pub index: u32,
+    /// Whether the kernel cannot write to it.
+    pub read_only: bool,
+    /// Whether the argument is a reference: one element and not many.
+    pub reference: bool,
+    /// Size of an element in bytes.
+    pub size: usize,
+    /// Alignment of an element in bytes.
+    pub align: usize,
+}
+
+/// A kernel, specialised and ready to be dispatched. Clones share it.
+#[derive(Clone)]
+pub struct Function {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    at: usize,
+    module: Arc<Module>,
+    bindings: Vec<BindingInfo>,
+    options: CompileOptions,
+}
+
+/// The arguments of a kernel, checked for indices that do not exist or are used twice.
+pub(crate) fn bindings(module: &Module, kernel: &Kernel) -> Result<Vec<BindingInfo>, String> {
+    let mut found: Vec<BindingInfo> = Vec::new();
+    for parameter in module.parameters(kernel) {
+        if parameter.exists.is_some_and(|exists| !exists()) {
+            continue;
+        }
+        let kind = match parameter.kind {
+            0 => BindingKind::Device,
+            1 => BindingKind::Constant,
+            _ => BindingKind::Threadgroup,
+        };
+        let info = BindingInfo {
+            name: name(parameter.name),
+            kind,
+            index: parameter.index,
+            read_only: parameter.read_only,
+            reference: parameter.reference,
+            size: parameter.size as usize,
+            align: parameter.alignment as usize,
+        };
+        let label =
+            format!("kernel {}: parameter {} (index {})", name(kernel.name), info.name, info.index);
+        if info.index as usize >= ARGUMENTS {
+            return Err(format!("{label}: indices end at {}", ARGUMENTS - 1));
+        }
+        let threadgroup = |kind| kind == BindingKind::Threadgroup;
+        if found
+            .iter()
+            .any(|other| other.index == info.index && threadgroup(other.kind) == threadgroup(kind))
+        {
+            return Err(format!("{label}: the index is used twice"));
+        }
+        found.push(info);
+    }
+    Ok(found)
+}
+
+impl Function {
+    pub(crate) fn new(
+        name: &str,
+        at: usize,
+        module: Arc<Module>,
+        _values: Vec<(u32, [u8; 8])>,
+        _sanitized: Option<PathBuf>,
+        options: CompileOptions,
+    ) -> Result<Self, String> {
+        let bindings = bindings(&module, &module.kernels()[at])?;
+        Ok(Self {
+            shared: Arc::new(Shared { name: name.to_owned(), at, module, bindings, options }),
+        })
+    }
+
+    fn kernel(&self) -> &Kernel {
+        &self.shared.module.kernels()[self.shared.at]
+    }
+
+    /// The host name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Bytes of the kernel's threadgroup variables, without those that the host gives.
+    pub fn static_threadgroup_bytes(&self) -> usize {
+        self.kernel().threadgroup_bytes as usize
+    }
+
+    /// Threads of a threadgroup, at most.
+    pub fn max_total_threads(&self) -> u32 {
+        self.kernel().max_threads.min(MAX_THREADS)
+    }
+
+    /// Threads of a simdgroup.
+    pub fn thread_execution_width(&self) -> u32 {
+        SIMDGROUP
+    }
+
+    /// The arguments in the order of the signature.
+    pub fn bindings(&self) -> &[BindingInfo] {
+        &self.shared.bindings
+    }
+
+    /// Runs the whole grid before it returns. `buffers`: index, start, and length in bytes from there;
+    /// `threadgroup`: index and length in bytes.
+    ///
+    /// # Errors
+    /// What Metal's validation would refuse (missing or misaligned bindings, sizes, threadgroup memory),
+    /// and what the run finds: divergent barriers and simdgroup operations, accesses out of bounds.
+    ///
+    /// # Safety
+    /// Each buffer is valid for reads, and for writes where its binding is not read-only, of its length.
+    /// Nobody else uses the memory meanwhile.
+    pub unsafe fn dispatch(
+        &self,
+        buffers: &[(u32, *mut u8, usize)],
+        threadgroup: &[(u32, usize)],
+        grid: Grid,
+        threads_per_threadgroup: [u32; 3],
+    ) -> Result<(), String> {
+        let fail = |message: String| Err(format!("kernel {}: {message}", self.shared.name));
+        let (groups, threads) = match self.grid(grid, threads_per_threadgroup) {
+            Ok(grid) => grid,
+            Err(message) => return fail(message),
+        };
+        let lengths = match self.check_bindings(buffers, threadgroup) {
+            Ok(lengths) => lengths,
+            Err(message) => return fail(message),
+        };
+        let mut pointers = [std::ptr::null_mut(); ARGUMENTS];
+        for (index, pointer, _) in buffers {
+            pointers[*index as usize] = *pointer;
+        }
+        let [x, y, z] = threads_per_threadgroup;
+        let result = self.run(&pointers, &lengths, groups, threads, Triple { x, y, z });
+        result.or_else(fail)
+    }
+
+    fn run(
+        &self,
+        pointers: &[*mut u8; ARGUMENTS],
+        lengths: &[u32; ARGUMENTS],
+        groups: Triple,
+        threads: Triple,
+        threads_per_threadgroup: Triple,
+    ) -> Result<(), String> {
+        let Shared { module, options, .. } = &*self.shared;
+        let (order, seed) = match options.order {
+            FiberOrder::Forward => (0, 0),
+            FiberOrder::Reverse => (1, 0),
+            FiberOrder::Random(seed) => (2, seed),
+        };
+        let mut offsets = [0; ARGUMENTS];
+        let mut message = [0; 1024];
+        let launch = Launch {
+            module: module.table_pointer(),
+            kernel: self.kernel(),
+            buffers: pointers.as_ptr(),
+            threadgroup_lengths: lengths.as_ptr(),
+            threadgroup_offsets: offsets.as_mut_ptr(),
+            groups,
+            threads_per_threadgroup,
+            threads,
+            order,
+            workers: options.workers.max(1),
+            seed,
+            error: message.as_mut_ptr(),
+            error_capacity: message.len(),
+            strict: options.strict,
+            poison: options.poison,
+        };
+        // SAFETY: the launch names a kernel of its module and arrays of the right lengths; the buffers are
+        // valid as the caller of `dispatch` promises.
+        let status = unsafe { (module.runtime.dispatch)(&launch) };
+        if status == 0 { Ok(()) } else { Err(text(&message)) }
+    }
+
+    /// The grid in threadgroups and in threads.
+    fn grid(&self, grid: Grid, group: [u32; 3]) -> Result<(Triple, Triple), String> {
+        let total = group.iter().try_fold(1u32, |product, n| product.checked_mul(*n));
+        let limit = self.max_total_threads();
+        match total {
+            Some(1..) if total <= Some(limit) => {}
+            _ => {
+                return Err(format!(
+                    "a threadgroup of {group:?} threads, 1 to {limit} are possible"
+                ));
+            }
+        }
+        let (Grid::Threads(size) | Grid::Threadgroups(size)) = grid;
+        if size.contains(&0) {
+            return Err(format!("an empty grid: {grid:?}"));
+        }
+        let mut groups = size;
+        let mut threads = size;
+        for axis in 0..3 {
+            match grid {
+                Grid::Threads(_) => groups[axis] = size[axis].div_ceil(group[axis]),
+                Grid::Threadgroups(_) => {
+                    let product = size[axis].checked_mul(group[axis]);
+                    threads[axis] =
+                        product.ok_or_else(|| format!("a grid beyond 32 bits: {grid:?}"))?;
+                }
+            }
+        }
+        let triple = |[x, y, z]: [u32; 3]| Triple { x, y, z };
+        Ok((triple(groups), triple(threads)))
+    }
+
+    /// Checks all bindings; gives the lengths of threadgroup arguments by index.
+    fn check_bindings(
+        &self,
+        buffers: &[(u32, *mut u8, usize)],
+        threadgroup: &[(u32, usize)],
+    ) -> Result<[u32; ARGUMENTS], String> {
+        let mut lengths = [0; ARGUMENTS];
+        let mut bytes = self.static_threadgroup_bytes();
+        for (index, length) in threadgroup {
+            if *index as usize >= ARGUMENTS {
+                return Err(format!("threadgroup index {index}: indices end at {}", ARGUMENTS - 1));
+            }
+            if length % 16 != 0 {
+                return Err(format!(
+                    "threadgroup memory {index} of {length} bytes: not a multiple of 16"
+                ));
+            }
+            bytes = bytes.saturating_add(*length);
+            lengths[*index as usize] = u32::try_from(*length).unwrap_or(u32::MAX);
+        }
+        if bytes > MAX_THREADGROUP_BYTES {
+            return Err(format!(
+                "{bytes} bytes of threadgroup memory, {MAX_THREADGROUP_BYTES} are possible"
+            ));
+        }
+        if let Some((index, ..)) = buffers.iter().find(|(index, ..)| *index as usize >= ARGUMENTS) {
+            return Err(format!("buffer index {index}: indices end at {}", ARGUMENTS - 1));
+        }
+        for info in &self.shared.bindings {
+            let label = format!("{} ({:?}, index {})", info.name, info.kind, info.index);
+            if info.kind == BindingKind::Threadgroup {
+                if (lengths[info.index as usize] as usize) < info.size {
+                    return Err(format!(
+                        "{label}: {} bytes, an element has {}",
+                        lengths[info.index as usize], info.size
+                    ));
+                }
+                continue;
+            }
+            let Some((_, pointer, length)) =
+                buffers.iter().rfind(|(index, ..)| *index == info.index)
+            else {
+                return Err(format!("{label} is not bound"));
+            };
+            if pointer.is_null() || *length == 0 {
+                return Err(format!("{label} is bound to no memory"));
+            }
+            if info.reference && *length < info.size {
+                return Err(format!("{label}: {length} bytes, the argument has {}", info.size));
+            }
+            if !pointer.addr().is_multiple_of(info.align) {
+                return Err(format!("{label}: the offset is not a multiple of {}", info.align));
+            }
+        }
+        Ok(lengths)
+    }
+}
+
+/// The text that the runtime has left.
+fn text(message: &[c_char]) -> String {
+    // SAFETY: the runtime ends its text with a zero inside the array, which was zero before.
+    unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned()
+}

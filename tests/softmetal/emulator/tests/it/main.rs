@@ -1,0 +1,5 @@
+//! The emulator on small kernels, against plain f64 loops.
+
+mod features;
+mod kernels;
+mod support;

@@ -1,0 +1,14 @@
+//! The Metal device under the stand-ins: memory, the command stream, and every kernel against the
+//! CPU device.
+
+// Linked in place of Apple's frameworks.
+use softmetal_objc as _;
+
+mod embedding;
+mod kv_append;
+mod linear;
+mod memory;
+mod rows;
+mod sdpa;
+mod stream;
+mod support;
