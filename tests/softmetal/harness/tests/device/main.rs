@@ -10,3 +10,4 @@ mod memory;
 mod rows;
 mod stream;
 mod support;
+mod tiny_model;
