@@ -1,8 +1,8 @@
 //! The command stream: order, submission, timing.
 
+use metallic::Context;
 use metallic::op::{Add, AddArgs};
 use metallic::tensor::Tensor;
-use metallic::Context;
 use metallic_devices::Profile;
 use metallic_devices::metal::MetalOptions;
 use metallic_instrumentation::exporter::ChannelExporter;
