@@ -6,7 +6,9 @@ use softmetal_objc as _;
 
 mod embedding;
 mod kv_append;
+mod linear;
 mod memory;
 mod rows;
+mod sdpa;
 mod stream;
 mod support;
