@@ -184,6 +184,8 @@ bool run_one(Worker& worker, Run& run, uint64_t number, Random& random) {
     const uint64_t g = (number * run.stride + run.start) % run.total;
     const msl_triple group{unsigned(g % l.groups.x), unsigned(g / l.groups.x % l.groups.y), unsigned(g / (uint64_t(l.groups.x) * l.groups.y))};
     fill_arena(worker, run);
+    // The fill comes before all that the threads do.
+    MSL_RELEASE(&worker.start_sync);
     char* arguments[MSL_THREADGROUP_ARGUMENTS] = {};
     for (unsigned i = 0; i < MSL_THREADGROUP_ARGUMENTS; i++)
         if (l.threadgroup_lengths[i]) arguments[i] = worker.arena + l.threadgroup_offsets[i];
@@ -220,6 +222,12 @@ void work(Run& run, uint64_t seed) {
         worker->scheduler.tsan = __tsan_get_current_fiber();
 #endif
         MSL_RELEASE(&worker->start_sync);
+#if defined(MSL_ASAN)
+        pthread_attr_t attributes;
+        void* bottom;
+        if (pthread_getattr_np(pthread_self(), &attributes) || pthread_attr_getstack(&attributes, &bottom, &worker->scheduler.stack_size)) abort();
+        worker->scheduler.stack_bottom = (const char*)bottom;
+#endif
     }
     Random random{seed * 0x9E3779B97F4A7C15ull + 0x1234567ull};
     for (uint64_t number; !run.stop && (number = run.next++) < run.total;)

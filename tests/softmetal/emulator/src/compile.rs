@@ -73,6 +73,10 @@ pub(crate) fn library(
         "-fno-rtti",
     ]);
     command.args(["-rtlib=compiler-rt", "-Wl,-z,undefs"]).args(&flags).arg("-I").arg(&work.shim);
+    // Reports name the files alone.
+    command
+        .arg("-fdebug-compilation-dir=.")
+        .arg(format!("-ffile-prefix-map={}=shim", work.shim.display()));
     command.arg("-o").arg(&object).arg(file);
     run(command)?;
     publish(&object, &finished)?;
@@ -103,6 +107,33 @@ pub(crate) fn runtime(cache_dir: &Path) -> Result<PathBuf, String> {
     command.arg(&object).arg(work.shim.join(cache::RUNTIME.0));
     run(command)?;
     publish(&object, &finished)?;
+    Ok(finished)
+}
+
+/// The main program that runs a dispatch with a sanitizer, in the cache.
+pub(crate) fn runner(cache_dir: &Path, sanitizer: Sanitizer) -> Result<PathBuf, String> {
+    let key = cache::hash([clang_version()?, &cache::sources_hash()]);
+    let name = format!("softmetal-run-{sanitizer:?}-{key}").to_lowercase();
+    let finished = cache_dir.join(name);
+    if finished.is_file() {
+        return Ok(finished);
+    }
+    let (link, define) = match sanitizer {
+        Sanitizer::Address => ("-fsanitize=address", "-DMSL_ASAN"),
+        Sanitizer::Undefined => ("-fsanitize=undefined", "-DMSL_UBSAN"),
+        Sanitizer::Thread => ("-fsanitize=thread", "-DMSL_TSAN"),
+    };
+    let work = Work::new(cache_dir)?;
+    let [object, program] = ["runner.o", "runner"].map(|name| work.dir.join(name));
+    let mut command = work.clang();
+    // Without the sanitizer's instrumentation: fibers meet in this code in ways it must not see.
+    command.args(["-std=c++17", "-c", "-O2", "-g1", "-w", "-pthread", define, "-o"]);
+    command.arg(&object).arg(work.shim.join(cache::RUNNER.0));
+    run(command)?;
+    let mut command = work.clang();
+    command.args([link, "-pthread", "-rdynamic", "-o"]).arg(&program).arg(object).arg("-ldl");
+    run(command)?;
+    publish(&program, &finished)?;
     Ok(finished)
 }
 

@@ -13,6 +13,8 @@ mod library;
 mod module;
 mod options;
 mod prepass;
+mod regions;
+mod runner;
 mod token;
 
 pub use compile::check_rules;

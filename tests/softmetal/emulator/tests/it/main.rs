@@ -2,4 +2,5 @@
 
 mod features;
 mod kernels;
+mod sanitizers;
 mod support;
