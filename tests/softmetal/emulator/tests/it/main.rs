@@ -2,5 +2,6 @@
 
 mod features;
 mod kernels;
+mod refusals;
 mod sanitizers;
 mod support;
