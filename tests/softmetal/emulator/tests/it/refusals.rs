@@ -80,6 +80,9 @@ fn program(body: &str) -> String {
         "#include <metal_stdlib>\nusing namespace metal;\n\
          static float helper(threadgroup float *p) {{ return p[0]; }}\n\
          static float mine(thread float *p) {{ return p[0]; }}\n\
+         static float from_device(device const float *p) {{ return p[0]; }}\n\
+         static float from_constant(constant float *p) {{ return p[0]; }}\n\
+         constant float table[] = {{0.5, 1.5}};\n\
          kernel void f(device float *out [[buffer(0)]], constant float *in [[buffer(1)]],\n\
          device const float4 *four [[buffer(2)]], threadgroup float *shared [[threadgroup(0)]]) {{\n{body}\n}}"
     )
@@ -88,7 +91,7 @@ fn program(body: &str) -> String {
 #[test]
 fn rules_of_the_language_are_enforced() {
     let dir = options().cache_dir;
-    let good = "float x = in[0] + four[0].x; out[0] = helper(shared) + mine(&x); shared[1] = x; float4 v = float4(half4(1.0h)); out[1] = v.y;";
+    let good = "float x = in[0] + four[0].x; out[0] = helper(shared) + mine(&x); shared[1] = x; float4 v = float4(half4(1.0h)); out[1] = v.y + from_constant(table) + from_device(out) + from_constant(in);";
     check_rules(&program(good), &dir).unwrap();
     let wrong = [
         ("a device pointer as threadgroup", "out[0] = helper(out);"),
@@ -99,11 +102,13 @@ fn rules_of_the_language_are_enforced() {
         ("half4 to float4", "float4 v = half4(1.0h); out[0] = v.x;"),
         ("a pointer without an address space", "float *p = out; p[0] = 1.0;"),
         ("threadgroup memory from device", "threadgroup float *p = out; p[0] = 1.0;"),
+        ("a constant pointer as device", "out[0] = from_device(in);"),
+        ("a device pointer as constant", "out[0] = from_constant(out);"),
         ("an unknown function", "out[0] = no_such_function(1.0);"),
     ];
     for (name, body) in wrong {
         let message = check_rules(&program(body), &dir).expect_err(name);
-        assert!(message.starts_with("program_source:7:"), "{name}: {message}");
+        assert!(message.starts_with("program_source:10:"), "{name}: {message}");
         assert!(Library::compile(&program(body), &options()).is_err(), "{name}");
     }
 }
