@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 #include "fiber.h"
+#include "launch.h"
 
 enum State : uint8_t { READY, AT_SIMDGROUP, AT_THREADGROUP, FINISHED };
 enum Order : unsigned { FORWARD, REVERSE, RANDOM };
@@ -61,6 +62,8 @@ struct Worker {
     char* arena_base = nullptr;
     char threadgroup_sync[2], start_sync, end_sync;
     std::string error;
+    bool faulted = false;
+    msl_fault fault = {};
 
     static Worker* of(const void* address) { return *(Worker**)(uintptr_t(address) & ~(MSL_REGION_BYTES - 1)); }
     char* region = nullptr;
@@ -185,6 +188,7 @@ struct Worker {
             }
             if (next) {
                 switch_strand(&scheduler, next);
+                if (faulted) return false;
                 continue;
             }
             if (waiting == 0) {

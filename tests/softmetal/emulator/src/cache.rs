@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 /// The parts of the shim and the runtime, by file name.
-pub(crate) const SOURCES: [(&str, &str); 12] = [
+pub(crate) const SOURCES: [(&str, &str); 13] = [
     ("abi.h", include_str!("../runtime/abi.h")),
     ("launch.h", include_str!("../runtime/launch.h")),
     ("fiber.h", include_str!("../runtime/fiber.h")),
+    ("fault.h", include_str!("../runtime/fault.h")),
     ("worker.h", include_str!("../runtime/worker.h")),
     ("base.h", include_str!("../shim/base.h")),
     ("bfloat.h", include_str!("../shim/bfloat.h")),

@@ -1,10 +1,10 @@
 //! A kernel that is ready to run.
 
-use std::ffi::{CStr, c_char};
 use std::sync::Arc;
 
+use crate::launch;
 use crate::library::Sanitized;
-use crate::module::{ARGUMENTS, Kernel, Launch, Module, Triple, name};
+use crate::module::{ARGUMENTS, Kernel, Module, Triple, name};
 use crate::options::CompileOptions;
 use crate::runner::{self, Program};
 
@@ -219,39 +219,8 @@ impl Function {
             // SAFETY: as the caller promises.
             return unsafe { runner::run(&program, options, shape, buffers) };
         }
-        self.run_here(shape, buffers)
-    }
-
-    fn run_here(&self, shape: &Shape, buffers: &[(u32, *mut u8, usize)]) -> Result<(), String> {
-        let Shared { kernel, options, .. } = &*self.shared;
-        let mut pointers = [std::ptr::null_mut(); ARGUMENTS];
-        for (index, pointer, _) in buffers {
-            pointers[*index as usize] = *pointer;
-        }
-        let (order, seed) = options.order.numbers();
-        let mut offsets = [0; ARGUMENTS];
-        let mut message = [0; 1024];
-        let launch = Launch {
-            module: kernel.module.table_pointer(),
-            kernel: self.kernel(),
-            buffers: pointers.as_ptr(),
-            threadgroup_lengths: shape.threadgroup_lengths.as_ptr(),
-            threadgroup_offsets: offsets.as_mut_ptr(),
-            groups: shape.groups,
-            threads_per_threadgroup: shape.threads_per_threadgroup,
-            threads: shape.threads,
-            order,
-            workers: options.workers.max(1),
-            seed,
-            error: message.as_mut_ptr(),
-            error_capacity: message.len(),
-            strict: options.strict,
-            poison: options.poison,
-        };
-        // SAFETY: the launch names a kernel of its module and arrays of the right lengths; the buffers are
-        // valid as the caller of `dispatch` promises.
-        let status = unsafe { (kernel.module.runtime.dispatch)(&launch) };
-        if status == 0 { Ok(()) } else { Err(text(&message)) }
+        // SAFETY: as the caller promises.
+        unsafe { launch::run(kernel, &self.shared.bindings, options, shape, buffers) }
     }
 
     /// The grid in threadgroups and in threads.
@@ -342,10 +311,4 @@ impl Function {
         }
         Ok(lengths)
     }
-}
-
-/// The text that the runtime has left.
-fn text(message: &[c_char]) -> String {
-    // SAFETY: the runtime ends its text with a zero inside the array, which was zero before.
-    unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned()
 }

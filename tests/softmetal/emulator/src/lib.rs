@@ -9,6 +9,8 @@ mod cache;
 mod compile;
 mod constants;
 mod function;
+mod guard;
+mod launch;
 mod library;
 mod module;
 mod options;

@@ -112,3 +112,40 @@ fn rules_of_the_language_are_enforced() {
         assert!(Library::compile(&program(body), &options()).is_err(), "{name}");
     }
 }
+
+#[test]
+fn guard_pages_find_accesses_out_of_bounds() {
+    let run = |kernel: &str, threads: u32| {
+        let kernel = function(WRONG, kernel, &[], &options());
+        let mut buffers = [Bytes::zeros(32 * 4), Bytes::zeros(32 * 4)];
+        dispatch(&kernel, &mut buffers, &[], Grid::Threads([threads, 1, 1]), [32, 1, 1])
+    };
+    let place = line("BOUNDS 1");
+    let message = run("past_the_buffer", 32).unwrap_err();
+    assert_eq!(
+        message,
+        format!(
+            "kernel past_the_buffer: {place}a read 0 bytes past the end of buffer 1 (in) of 128 bytes"
+        )
+    );
+    // The tail of 12 bytes before the page cannot fault; writes are seen by the pattern.
+    let kernel = function(WRONG, "past_the_end_by_one", &[], &options());
+    let message =
+        dispatch(&kernel, &mut [Bytes::zeros(33 * 4)], &[], Grid::Threads([34, 1, 1]), [34, 1, 1])
+            .unwrap_err();
+    assert_eq!(
+        message,
+        "kernel past_the_end_by_one: 0 bytes past the end of buffer 0 (out) were written"
+    );
+    let message = run("past_the_variable", 32).unwrap_err();
+    assert!(
+        message.contains("threadgroup memory was written outside of its variables"),
+        "{message}"
+    );
+    let message = run("writes_into_constant_data", 32).unwrap_err();
+    assert!(
+        message.contains("a write at byte 0 of buffer 1 (in) of 128 bytes, which is read-only"),
+        "{message}"
+    );
+    run("reverse_groups", 32).unwrap();
+}

@@ -71,3 +71,12 @@ kernel void too_much(device uint *out [[buffer(0)]], uint t [[thread_index_in_th
     big[t] = t;
     out[t] = big[t];
 }
+
+kernel void past_the_end_by_one(device uint *out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    out[i] = i;
+}
+
+kernel void writes_into_constant_data(device uint *out [[buffer(0)]], device const uint *in [[buffer(1)]],
+                                      uint i [[thread_position_in_grid]]) {
+    ((device uint *)in)[i] = out[i];
+}
