@@ -170,6 +170,7 @@ void set_contexts(Worker& worker, const Run& run, msl_triple group, char* const*
         c.threadgroup_arguments = threadgroup_arguments;
         c.threadgroup_memory = worker.arena;
         worker.fibers[i].entry = l.kernel->entry;
+        worker.fibers[i].simdgroup_phase = worker.fibers[i].threadgroup_phase = 0;
         worker.state[i] = READY;
     }
     for (unsigned first = 0; first < worker.threads; first += LANES) {

@@ -97,7 +97,6 @@ struct Worker {
         for (unsigned i = restart ? 0 : mapped; i < std::max(mapped, count); i++) {
             if (i >= mapped && mprotect(stack_of(region, i), STACK_BYTES, PROT_READ | PROT_WRITE)) abort();
             fibers[i].context = contexts() + i;
-            fibers[i].simdgroup_phase = fibers[i].threadgroup_phase = 0;
             prepare_strand(&fibers[i], region, i, &fiber_main);
 #if defined(MSL_TSAN)
             fibers[i].tsan = __tsan_create_fiber(0);

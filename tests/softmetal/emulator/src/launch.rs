@@ -61,7 +61,7 @@ pub(crate) unsafe fn run(
         Err(message) if fault.code == 0 => Err(message),
         Err(message) => {
             let line = line(&kernel.module.path, fault.code);
-            Err(format!("{line}: {}", access(&fault, &guard, &name).unwrap_or(message)))
+            Err(format!("{line}: {}", access(&fault, &guard, name).unwrap_or(message)))
         }
     }
 }
