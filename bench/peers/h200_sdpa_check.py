@@ -149,13 +149,13 @@ def cases(engine):
 
 def variants(engine, width):
     if engine == "decode":
-        return [dict(splits=s, warps=w, stages=st) for s, w, st in ((1, 4, 3), (4, 4, 3), (7, 8, 2))]
+        each = ((1, 4, 3, 1), (13, 4, 3, 1), (8, 4, 2, 8), (16, 4, 2, 4), (32, 4, 2, 16))
+        return [dict(splits=s, warps=w, stages=st, cluster=c) for s, w, st, c in each]
     if engine == "prefill":
         keys = 64 if width <= 128 else 32
         return [dict(warps=4, keys=keys), dict(warps=2, keys=32)]
-    if width == 64:
-        return [dict(groups=3, keys=128, stages=2), dict(groups=2, keys=128, stages=2)]
-    return [dict(groups=2, keys=128, stages=2), dict(groups=2, keys=176, stages=1 + (width < 128))]
+    keys = 128 if width == 64 else 64
+    return [dict(groups=2, keys=128, stages=2), dict(groups=1, keys=keys, stages=2)]
 
 
 def main():

@@ -98,7 +98,7 @@ class Driver:
         if code:
             raise RuntimeError(f"{what}: CUDA error {code}")
 
-    def function(self, file, defines, name, shared):
+    def function(self, file, defines, name, shared, wide_cluster=False):
         key = (file, tuple(sorted(defines.items())))
         if key not in self.loaded:
             module, function = PTR(), PTR()
@@ -108,6 +108,8 @@ class Driver:
                 self.lib.cuModuleGetFunction(ctypes.byref(function), module, name.encode()), "get"
             )
             self.check(self.lib.cuFuncSetAttribute(function, 8, shared), f"shared {shared}")
+            if wide_cluster:
+                self.check(self.lib.cuFuncSetAttribute(function, 14, 1), "wide cluster")
             self.loaded[key] = function
         return self.loaded[key]
 
@@ -174,22 +176,23 @@ def options_of(kw):
                 softcap=kw.get("softcap"))
 
 
-def decode(driver, q, k, v, out, splits, warps, stages, **kw):
+def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **kw):
     """A launcher of sdpa_decode.cu for these tensors."""
     head_dim, v_dim = q.shape[3], v.shape[3]
-    defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, STAGES=stages, **options_of(kw))
+    tuning = dict(WARPS=warps, STAGES=stages, CLUSTER=cluster) | ({"L2_HINT": hint} if hint else {})
+    defines = defines_of(q.dtype, head_dim, v_dim, **options_of(kw), **tuning)
     ring = warps * stages * 16 * (head_dim * 2 + 16 + v_dim * 2 + 16)
-    shared = max(ring, warps * 16 * (v_dim + 4) * 4)
-    function = driver.function("sdpa_decode.cu", defines, "sdpa_decode", shared)
+    shared = max(ring, (warps + 1) * 16 * (v_dim + 4) * 4)
+    function = driver.function("sdpa_decode.cu", defines, "sdpa_decode", shared, cluster > 8)
     call = call_of(q, k, v, out, **kw)
     call.splits = splits
     tiles = -(-(call.q_heads // call.kv_heads * call.q_len) // 16)
     heads = call.batch * call.kv_heads * tiles
     partials = driver.torch.empty(
-        heads * splits * 16 * (v_dim + 2), device="cuda", dtype=driver.torch.float32
+        heads * splits // cluster * 16 * v_dim * 6 // 4, device="cuda", dtype=driver.torch.float32
     )
     call.partials = partials.data_ptr()
-    call.counters = driver.zeroed("decode", heads).data_ptr()
+    call.counters = driver.zeroed("decode", heads * cluster).data_ptr()
     grid = (splits, call.kv_heads * tiles, call.batch)
     keep = (q, k, v, out, partials, kw)
     return lambda: (driver.launch(function, grid, warps * 32, shared, call), keep)
@@ -212,7 +215,7 @@ def prefill_sm90(driver, q, k, v, out, groups, keys, stages, waves=None, tuning=
     width = q.shape[3]
     defines = defines_of(q.dtype, width, width, GROUPS=groups, KEYS=keys, STAGES=stages)
     defines |= tuning or {}
-    shared = groups * 64 * width * 2 + 2 * stages * keys * width * 2
+    shared = 2 * groups * 64 * width * 2 + 2 * stages * keys * width * 2
     function = driver.function("sdpa_prefill_sm90.cu", defines, "sdpa_prefill_sm90", shared)
     call = call_of(q, k, v, out, **kw)
     heads = call.batch * call.q_heads
@@ -225,7 +228,7 @@ def prefill_sm90(driver, q, k, v, out, groups, keys, stages, waves=None, tuning=
     call.counters = driver.zeroed("sm90", 2).data_ptr()
     maps = [driver.tensor_map(q, groups * 64), driver.tensor_map(k, keys), driver.tensor_map(v, keys)]
     pieces = heads * -(-call.q_len // (groups * 64))
-    grid = (min(driver.multiprocessors, pieces), 1, 1)
+    grid = (min(driver.multiprocessors * (2 if groups == 1 else 1), pieces), 1, 1)
     keep = (q, k, v, out, kw)
     threads = (groups + 1) * 128
     return lambda: (driver.launch(function, grid, threads, shared, call, *maps), keep)

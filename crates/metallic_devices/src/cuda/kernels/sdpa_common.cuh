@@ -25,6 +25,9 @@ typedef long long i64;
 #define SOFTCAP 0
 #endif
 
+#ifndef L2_HINT
+#define L2_HINT ".L2::128B"
+#endif
 #define LOG2E 1.4426950408889634f
 #define NEG_INF (__int_as_float(0xff800000))
 
@@ -242,7 +245,7 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 
 // 16 bytes into shared memory, zeros where `live` is false (then nothing is read).
 __device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool live) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+    asm volatile("cp.async.cg.shared.global" L2_HINT " [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                  "r"(live ? 16 : 0)
                  : "memory");
 }

@@ -3,11 +3,15 @@
 // The query heads that share a key head are packed into the 16 rows of one matrix product, so keys
 // and values are read once for all of them. Every warp streams its own 16 keys at a time through
 // its own ring of asynchronous copies and keeps its own running softmax: the loop has no barrier.
-// Warps meet in shared memory; blocks (splits of the keys) meet in global memory, where the last
-// one to finish adds the others up. Live lengths are read on the device and bound the loop.
+// Parts meet in three steps: the warps of a block in its shared memory; on Hopper the CLUSTER blocks
+// of a cluster in each other's, each adding up a slice of the values; and the clusters in global
+// memory, where the last one to finish a slice adds the others to it. Live lengths are read on the
+// device and bound the loop.
 //
-// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), QT = KT = VT (1 or 2), WARPS, STAGES.
-// Grid: (splits, kv_heads · tiles of 16 packed rows, batch).
+// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), QT = KT = VT (1 or 2), WARPS, STAGES,
+// CLUSTER (1 below sm_90). Grid: (splits, kv_heads · tiles of 16 packed rows, batch), splits a
+// multiple of CLUSTER. `partials`: 6 · ROWS · V_DIM bytes for each cluster; `counters`: zeros, CLUSTER
+// for each (head tile, sequence).
 #include "sdpa_common.cuh"
 
 #ifndef WARPS
@@ -19,6 +23,14 @@
 #ifndef MIN_BLOCKS
 #define MIN_BLOCKS 1
 #endif
+#ifndef CLUSTER
+#define CLUSTER 1
+#endif
+#if CLUSTER > 1
+#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_SHAPE
+#endif
 
 constexpr int THREADS = WARPS * 32;
 constexpr int KEYS = 16;
@@ -27,25 +39,79 @@ constexpr int ROWS = 16;
 constexpr int K_PITCH = HEAD_DIM * 2 + 16;
 constexpr int V_PITCH = V_DIM * 2 + 16;
 constexpr int STAGE_BYTES = KEYS * (K_PITCH + V_PITCH);
-constexpr int MAX_SPLITS = 256;
+constexpr int SUM_PITCH = V_DIM + 4;
+constexpr int QUADS = V_DIM / 4;
+// Parts of the last step that are loaded at once.
+constexpr int BATCH = 8;
 
 struct Tile {
     int batch, kv_head, group, first_row, rows, live, begin, end;
+    bool single; // one position: the rows are the heads
     i64 diag;
 };
 
 // Which packed row is which query: rows run over heads first, then over positions.
 __device__ __forceinline__ int position_of(const Tile& tile, int row) {
-    return (tile.first_row + row) / tile.group;
+    return tile.single ? 0 : (tile.first_row + row) / tile.group;
 }
 
 __device__ __forceinline__ int head_of(const Tile& tile, int row) {
-    return tile.kv_head * tile.group + (tile.first_row + row) % tile.group;
+    const int packed = tile.first_row + row;
+    return tile.kv_head * tile.group + (tile.single ? packed : packed % tile.group);
 }
 
+// Four values of one row, not yet divided by the sum of their weights.
+struct Part {
+    float4 value;
+    float highest, total;
+};
+
+// Adds parts up to one.
+template <int COUNT>
+__device__ __forceinline__ Part add_up(const Part (&parts)[COUNT]) {
+    Part all = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), NEG_INF, 0.0f};
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) all.highest = fmaxf(all.highest, parts[i].highest);
+    const float base_line = all.highest == NEG_INF ? 0.0f : all.highest;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const float factor = exp2_fast(parts[i].highest - base_line);
+        all.total = fmaf(parts[i].total, factor, all.total);
+        all.value.x = fmaf(parts[i].value.x, factor, all.value.x);
+        all.value.y = fmaf(parts[i].value.y, factor, all.value.y);
+        all.value.z = fmaf(parts[i].value.z, factor, all.value.z);
+        all.value.w = fmaf(parts[i].value.w, factor, all.value.w);
+    }
+    return all;
+}
+
+#if CLUSTER > 1
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// The address in block `rank` of the cluster that `address` is in this one.
+__device__ __forceinline__ u32 shared_of(u32 address, int rank) {
+    u32 result;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(result) : "r"(address), "r"(rank));
+    return result;
+}
+
+__device__ __forceinline__ Part load_part(u32 values, u32 stats) {
+    Part part;
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(part.value.x), "=f"(part.value.y), "=f"(part.value.z), "=f"(part.value.w)
+                 : "r"(values)
+                 : "memory");
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(part.highest), "=f"(part.total) : "r"(stats) : "memory");
+    return part;
+}
+#endif
+
 // Writes four values of one row and says whether any is NaN or infinite.
-__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int row, int d,
-                                          const float (&value)[4]) {
+__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int place, const Part& part) {
+    const int row = place / QUADS, d = place % QUADS * 4;
+    const float norm = part.total == 0.0f ? 0.0f : 1.0f / part.total;
+    const float value[4] = {part.value.x * norm, part.value.y * norm, part.value.z * norm, part.value.w * norm};
     u16* out = static_cast<u16*>(call.out) + tile.batch * call.o_stride[0] +
                head_of(tile, row) * call.o_stride[1] + position_of(tile, row) * call.o_stride[2] + d;
     *reinterpret_cast<uint2*>(out) =
@@ -62,33 +128,35 @@ __device__ __forceinline__ void repair(const SdpaCall& call, const Tile& tile, b
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     sdpa_decode(const __grid_constant__ SdpaCall call) {
     extern __shared__ __align__(128) u8 shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Tile tile;
     tile.batch = blockIdx.z;
     tile.group = call.q_heads / call.kv_heads;
+    tile.single = call.q_len == 1;
     const int packed = tile.group * call.q_len;
     const int tiles = (packed + ROWS - 1) / ROWS;
-    tile.kv_head = blockIdx.y / tiles;
-    tile.first_row = blockIdx.y % tiles * ROWS;
+    tile.kv_head = tiles == 1 ? blockIdx.y : blockIdx.y / tiles;
+    tile.first_row = (blockIdx.y - tile.kv_head * tiles) * ROWS;
     tile.rows = min(ROWS, packed - tile.first_row);
     tile.live = live_keys(call, tile.batch);
     tile.diag = diagonal(call, tile.live);
     tile.begin = first_key(call, tile.diag, position_of(tile, 0), tile.live);
     tile.end = end_key(call, tile.diag, position_of(tile, tile.rows - 1), tile.live);
 
-    // This block's share of the keys: whole steps of all warps, the same for every block.
+    // Steps of all warps go round among the blocks of a head, so that together they read a window
+    // that moves on; `active` blocks have any.
     constexpr int STEP = KEYS * WARPS;
-    const int keys = max(0, tile.end - tile.begin);
-    const int share = ((keys + call.splits - 1) / call.splits + STEP - 1) / STEP * STEP;
-    const int active = keys == 0 ? 1 : (keys + share - 1) / share;
-    const int split = blockIdx.x;
-    if (split >= active) return;
-    const int begin = tile.begin + split * share;
-    const int end = min(tile.end, begin + share);
-    const int steps = max(0, (end - begin + STEP - 1) / STEP);
+    const int all_steps = (max(0, tile.end - tile.begin) + STEP - 1) / STEP;
+    const int active = max(1, min(call.splits, all_steps));
+    const int split = blockIdx.x, rank = split % CLUSTER;
+    const int clusters = (active + CLUSTER - 1) / CLUSTER;
+    if (split / CLUSTER >= clusters) return;
+    const int end = tile.end;
+    auto base_of = [&](int step) { return tile.begin + ((step * active + split) * WARPS + warp) * KEYS; };
+    auto is_step = [&](int step) { return split < active && step * active + split < all_steps; };
 
     const u16* keys_base = static_cast<const u16*>(call.k) + tile.batch * call.k_stride[0] +
                            tile.kv_head * call.k_stride[1];
@@ -97,9 +165,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const u32 ring = shared_address(shared) + warp * STAGES * STAGE_BYTES;
 
     auto load = [&](int step) {
-        if (step < steps) {
+        if (is_step(step)) {
             const u32 stage = ring + step % STAGES * STAGE_BYTES;
-            const int base = begin + (step * WARPS + warp) * KEYS;
+            const int base = base_of(step);
             constexpr int K_CHUNKS = HEAD_DIM / 8, V_CHUNKS = V_DIM / 8;
 #pragma unroll
             for (int i = 0; i < KEYS * K_CHUNKS / 32; ++i) {
@@ -165,12 +233,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const u32 k_lane = (lane / 16 * 8 + lane % 8) * K_PITCH + lane / 8 % 2 * 16;
     const u32 v_lane = KEYS * K_PITCH + (lane / 8 % 2 * 8 + lane % 8) * V_PITCH + lane / 16 * 16;
 
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; is_step(step); ++step) {
         copy_wait<STAGES - 2>();
         __syncwarp();
         load(step + STAGES - 1);
         const u32 stage = ring + step % STAGES * STAGE_BYTES;
-        const int base = begin + (step * WARPS + warp) * KEYS;
+        const int base = base_of(step);
 
         float score[2][4] = {};
 #pragma unroll
@@ -246,139 +314,103 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     // The warps of the block meet. The rings are free once every copy has landed.
     copy_wait<0>();
     __syncthreads();
-    constexpr int SUM_PITCH = V_DIM + 4;
     float* sums = reinterpret_cast<float*>(shared);
-    __shared__ float warp_highest[WARPS][ROWS], warp_total[WARPS][ROWS];
-    __shared__ float factor[MAX_SPLITS > WARPS ? MAX_SPLITS : WARPS][ROWS];
-    __shared__ bool is_last;
+    __shared__ float2 warp_stats[WARPS][ROWS];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int n = 0; n < V_DIM / 8; ++n) {
-            *reinterpret_cast<float2*>(sums + (warp * ROWS + rows[half]) * SUM_PITCH + n * 8 +
-                                       lane % 4 * 2) =
+            *reinterpret_cast<float2*>(sums + (warp * ROWS + rows[half]) * SUM_PITCH + n * 8 + lane % 4 * 2) =
                 make_float2(sum[n][half * 2], sum[n][half * 2 + 1]);
         }
-        if (lane % 4 == 0) {
-            warp_highest[warp][rows[half]] = highest[half];
-            warp_total[warp][rows[half]] = total[half];
-        }
+        if (lane % 4 == 0) warp_stats[warp][rows[half]] = make_float2(highest[half], total[half]);
     }
     __syncthreads();
-    const i64 head_index = static_cast<i64>(blockIdx.z) * gridDim.y + blockIdx.y;
-    const i64 part = head_index * call.splits + split;
-    const i64 parts = static_cast<i64>(gridDim.z) * gridDim.y * call.splits;
-    float* part_stats = call.partials + parts * ROWS * V_DIM;
-    if (threadIdx.x < ROWS) {
-        const int row = threadIdx.x;
-        float most = NEG_INF, all = 0.0f;
-#pragma unroll
-        for (int w = 0; w < WARPS; ++w) most = fmaxf(most, warp_highest[w][row]);
-        const float base_line = most == NEG_INF ? 0.0f : most;
-#pragma unroll
-        for (int w = 0; w < WARPS; ++w) all += warp_total[w][row] * exp2_fast(warp_highest[w][row] - base_line);
-        const float norm = active > 1 ? 1.0f : all == 0.0f ? 0.0f : 1.0f / all;
-#pragma unroll
-        for (int w = 0; w < WARPS; ++w) factor[w][row] = norm * exp2_fast(warp_highest[w][row] - base_line);
-        if (active > 1) {
-            *reinterpret_cast<float2*>(part_stats + (part * ROWS + row) * 2) = make_float2(most, all);
-        }
-    }
-    __syncthreads();
-    constexpr int QUADS = V_DIM / 4;
-    bool bad = false;
-    for (int at = threadIdx.x; at < tile.rows * QUADS; at += THREADS) {
-        const int row = at / QUADS, d = at % QUADS * 4;
-        float value[4] = {};
+    auto of_block = [&](int place) {
+        const int row = place / QUADS, d = place % QUADS * 4;
+        Part parts[WARPS];
 #pragma unroll
         for (int w = 0; w < WARPS; ++w) {
-            const float4 x = *reinterpret_cast<const float4*>(sums + (w * ROWS + row) * SUM_PITCH + d);
-            const float f = factor[w][row];
-            value[0] = fmaf(f, x.x, value[0]);
-            value[1] = fmaf(f, x.y, value[1]);
-            value[2] = fmaf(f, x.z, value[2]);
-            value[3] = fmaf(f, x.w, value[3]);
+            parts[w].value = *reinterpret_cast<const float4*>(sums + (w * ROWS + row) * SUM_PITCH + d);
+            parts[w].highest = warp_stats[w][row].x;
+            parts[w].total = warp_stats[w][row].y;
         }
-        if (active > 1) {
-            *reinterpret_cast<float4*>(call.partials + (part * ROWS + row) * V_DIM + d) =
-                make_float4(value[0], value[1], value[2], value[3]);
-        } else {
-            bad |= write_out(call, tile, row, d, value);
-        }
-    }
-    if (active == 1) {
-        repair(call, tile, bad);
-        return;
-    }
-
-    // The blocks of the head meet: the last one to come here adds all parts up.
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        // Wraps to 0 with the last block, so that the counter is ready for the next launch.
-        is_last = atomicInc(call.counters + head_index, active - 1) == active - 1;
-    }
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-    const i64 first_part = head_index * call.splits;
-    for (int row = warp; row < tile.rows; row += WARPS) {
-        float most = NEG_INF, all = 0.0f;
-        for (int s = lane; s < active; s += 32) {
-            most = fmaxf(most, __ldcg(part_stats + ((first_part + s) * ROWS + row) * 2));
-        }
-#pragma unroll
-        for (int l = 16; l > 0; l /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, l));
-        const float base_line = most == NEG_INF ? 0.0f : most;
-        for (int s = lane; s < active; s += 32) {
-            const float2 stats = __ldcg(reinterpret_cast<const float2*>(
-                part_stats + ((first_part + s) * ROWS + row) * 2));
-            const float f = exp2_fast(stats.x - base_line);
-            factor[s][row] = f;
-            all += stats.y * f;
-        }
-        all = warp_sum(all);
-        const float norm = all == 0.0f ? 0.0f : 1.0f / all;
-        for (int s = lane; s < active; s += 32) factor[s][row] *= norm;
-    }
-    __syncthreads();
-    // Several slices of the parts at once, where there are more threads than values.
+        return add_up(parts);
+    };
     const int places = tile.rows * QUADS;
-    const int slices = min(max(1, THREADS / places), 8);
-    float4* slice_sums = reinterpret_cast<float4*>(shared);
-    for (int at = threadIdx.x; at < places * slices; at += THREADS) {
-        const int slice = at / places, place = at % places;
-        const int row = place / QUADS, d = place % QUADS * 4;
-        const float* from = call.partials + (first_part * ROWS + row) * V_DIM + d;
-        float4 value = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-        for (int s = slice; s < active; s += slices) {
-            const float4 x = __ldcg(reinterpret_cast<const float4*>(from + static_cast<i64>(s) * ROWS * V_DIM));
-            const float f = factor[s][row];
-            value.x = fmaf(f, x.x, value.x);
-            value.y = fmaf(f, x.y, value.y);
-            value.z = fmaf(f, x.z, value.z);
-            value.w = fmaf(f, x.w, value.w);
-        }
-        if (slices == 1) {
-            const float values[4] = {value.x, value.y, value.z, value.w};
-            bad |= write_out(call, tile, row, d, values);
+#if CLUSTER > 1
+    // The blocks of the cluster meet.
+    float* block_sums = sums + WARPS * ROWS * SUM_PITCH;
+    __shared__ float2 block_stats[ROWS];
+    for (int place = threadIdx.x; place < places; place += THREADS) {
+        const Part part = of_block(place);
+        const int row = place / QUADS, quad = place % QUADS;
+        *reinterpret_cast<float4*>(block_sums + row * V_DIM + quad * 4) = part.value;
+        if (quad == 0) block_stats[row] = make_float2(part.highest, part.total);
+    }
+    cluster_arrive();
+    cluster_wait();
+    auto of_cluster = [&](int place) {
+        const u32 values = shared_address(block_sums + place * 4), stats = shared_address(block_stats + place / QUADS);
+        Part parts[CLUSTER];
+#pragma unroll
+        for (int r = 0; r < CLUSTER; ++r) parts[r] = load_part(shared_of(values, r), shared_of(stats, r));
+        return add_up(parts);
+    };
+#else
+    auto of_cluster = of_block;
+#endif
+    const i64 head = static_cast<i64>(blockIdx.z) * gridDim.y + blockIdx.y;
+    const int room = call.splits / CLUSTER;
+    float4* part_values = reinterpret_cast<float4*>(call.partials) + head * room * ROWS * QUADS;
+    float2* part_stats = reinterpret_cast<float2*>(reinterpret_cast<float4*>(call.partials) +
+                                                   static_cast<i64>(gridDim.z) * gridDim.y * room * ROWS * QUADS) +
+                         head * room * ROWS * QUADS;
+    bool bad = false;
+    for (int place = rank * THREADS + threadIdx.x; place < places; place += CLUSTER * THREADS) {
+        const Part part = of_cluster(place);
+        if (clusters == 1) {
+            bad |= write_out(call, tile, place, part);
         } else {
-            slice_sums[at] = value;
+            const int at = split / CLUSTER * ROWS * QUADS + place;
+            part_values[at] = part.value;
+            part_stats[at] = make_float2(part.highest, part.total);
         }
     }
-    if (slices > 1) {
+#if CLUSTER > 1
+    // No block may end while another reads its shared memory.
+    cluster_arrive();
+    cluster_wait();
+#endif
+    if (clusters > 1) {
+        // The clusters meet: the last one to come here with this slice adds the others to it.
+        __shared__ bool is_last;
         __syncthreads();
-        for (int place = threadIdx.x; place < places; place += THREADS) {
-            float values[4] = {};
-            for (int slice = 0; slice < slices; ++slice) {
-                const float4 x = slice_sums[slice * places + place];
-                values[0] += x.x;
-                values[1] += x.y;
-                values[2] += x.z;
-                values[3] += x.w;
+        if (threadIdx.x == 0) {
+            __threadfence();
+            // Wraps to 0 with the last, so that the counter is ready for the next launch.
+            is_last = atomicInc(call.counters + head * CLUSTER + rank, clusters - 1) == clusters - 1;
+            __threadfence();
+        }
+        __syncthreads();
+        if (!is_last) return;
+        for (int place = rank * THREADS + threadIdx.x; place < places; place += CLUSTER * THREADS) {
+            Part all = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), NEG_INF, 0.0f};
+            for (int first_part = 0; first_part < clusters; first_part += BATCH) {
+                Part parts[BATCH + 1];
+#pragma unroll
+                for (int i = 0; i < BATCH; ++i) {
+                    const int at = min(first_part + i, clusters - 1) * ROWS * QUADS + place;
+                    parts[i].value = __ldcg(part_values + at);
+                    const float2 stats = __ldcg(part_stats + at);
+                    const bool there = first_part + i < clusters;
+                    parts[i].highest = there ? stats.x : NEG_INF;
+                    parts[i].total = there ? stats.y : 0.0f;
+                }
+                parts[BATCH] = all;
+                all = add_up(parts);
             }
-            bad |= write_out(call, tile, place / QUADS, place % QUADS * 4, values);
+            bad |= write_out(call, tile, place, all);
         }
     }
     repair(call, tile, bad);
