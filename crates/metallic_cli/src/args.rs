@@ -7,7 +7,7 @@ mod bench;
 mod groups;
 mod values;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchSdpaArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchSdpaArgs};
 pub(crate) use groups::{
     BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
 };
@@ -312,6 +312,7 @@ impl Command {
             Command::Parity(args) => Some(&mut args.backend),
             Command::Bench(args) => match &mut args.command {
                 Some(BenchCommand::Sdpa(args)) => Some(&mut args.backend),
+                Some(BenchCommand::Limits(_)) => None,
                 None => Some(&mut args.backend),
             },
             Command::Inspect(_)

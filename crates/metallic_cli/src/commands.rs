@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod bench_limits;
 mod bench_sdpa;
 mod chat;
 mod chat_input;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => match &args.command {
             Some(BenchCommand::Sdpa(sdpa)) => bench_sdpa::run(sdpa),
+            Some(BenchCommand::Limits(limits)) => bench_limits::run(limits),
             None => bench::run(&args),
         },
         Command::Completions(args) => completions::run(&args),

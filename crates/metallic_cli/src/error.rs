@@ -18,6 +18,8 @@ pub(crate) enum Error {
     NoPrompt,
     #[error("unknown device `{name}`; there are: {known}")]
     UnknownDevice { name: String, known: String },
+    #[error("limits can be measured on the cpu alone, not on {device}; leave --limits out")]
+    NoLimits { device: String },
     #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]
     NotAHubName { name: String },
 
@@ -120,6 +122,7 @@ impl Error {
                 | Error::BadFlag { .. }
                 | Error::NoPrompt
                 | Error::UnknownDevice { .. }
+                | Error::NoLimits { .. }
                 | Error::NotAHubName { .. }
                 | Error::Core(metallic::Error::UnknownValue { .. })
                 | Error::Models(Models::BadSampling { .. })

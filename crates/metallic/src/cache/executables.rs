@@ -171,10 +171,13 @@ impl GraphExecutableCache {
             Err(error) => {
                 let reason = error.to_string();
                 state.ready.missed(&key, recorder);
-                if state.failed.len() >= MAX_FAILURES {
-                    state.failed.clear();
+                // Memory may be there the next time; what else goes wrong lies in the key.
+                if !matches!(error, Error::OutOfMemory { .. }) {
+                    if state.failed.len() >= MAX_FAILURES {
+                        state.failed.clear();
+                    }
+                    state.failed.insert(key.clone(), reason.clone());
                 }
-                state.failed.insert(key.clone(), reason.clone());
                 Err(Error::Compile { key: key.to_string(), reason })
             }
         };

@@ -1,8 +1,8 @@
 //! Glue: a graph kernel and an executor as one kernel, through the executable cache.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use metallic_instrumentation::MetricEvent;
@@ -15,18 +15,23 @@ use crate::error::Result;
 use crate::op::{Op, OpSpec};
 
 /// Builds once, compiles once, replays with new lengths and buffers.
-pub struct Cached<O, G> {
+pub struct Cached<O: Op, G> {
     kernel: G,
     executor: Arc<dyn GraphExecutor>,
     build: Arc<str>,
-    op: PhantomData<fn() -> O>,
+    /// What was answered to a spec before: building the graph to ask again would cost as much as
+    /// a small kernel.
+    answers: Mutex<HashMap<O::Spec, Support>>,
 }
+
+/// Answers remembered; beyond this they are forgotten together.
+const MAX_ANSWERS: usize = 256;
 
 impl<O: Op, G: GraphKernel<O>> Cached<O, G> {
     /// `kernel` compiled and run by `executor`.
     pub fn new(kernel: G, executor: Arc<dyn GraphExecutor>) -> Self {
         let build = Arc::from(executor.build_id());
-        Self { kernel, executor, build, op: PhantomData }
+        Self { kernel, executor, build, answers: Mutex::default() }
     }
 
     fn keyed(&self, spec: &O::Spec) -> O::Spec {
@@ -39,10 +44,20 @@ impl<O: Op, G: GraphKernel<O>> Cached<O, G> {
 
 impl<O: Op, G: GraphKernel<O>> KernelInvocable<O> for Cached<O, G> {
     fn supports(&self, spec: &O::Spec) -> Support {
-        match self.kernel.supports(spec) {
-            Support::Yes => self.executor.supports(&self.kernel.build(spec)),
-            no => no,
+        let spec = self.keyed(spec);
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = answers.get(&spec) {
+            return answer.clone();
         }
+        let answer = match self.kernel.supports(&spec) {
+            Support::Yes => self.executor.supports(&self.kernel.build(&spec)),
+            no => no,
+        };
+        if answers.len() >= MAX_ANSWERS {
+            answers.clear();
+        }
+        answers.insert(spec, answer.clone());
+        answer
     }
 
     fn run(&self, cx: &ExecCx<'_>, spec: &O::Spec, args: &O::Args) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::node::{Graph, Node, NodeId, SdpaNode};
+use super::node::{Dim, Graph, Node, NodeId, SdpaNode};
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,9 +17,12 @@ impl fmt::Display for Graph {
             match node {
                 Node::Input(input) => {
                     write!(f, "input {}: {} [", input.name, input.dtype)?;
-                    for (index, axis) in input.axes.iter().enumerate() {
+                    for (index, (axis, dim)) in input.axes.iter().zip(&input.dims).enumerate() {
                         let comma = if index > 0 { ", " } else { "" };
                         write!(f, "{comma}{axis}")?;
+                        if let Dim::Fixed(length) = dim {
+                            write!(f, "={length}")?;
+                        }
                     }
                     writeln!(f, "]")?;
                 }

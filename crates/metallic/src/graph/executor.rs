@@ -13,7 +13,8 @@ use crate::tensor::Tensor;
 pub enum LengthPolicy {
     /// One executable runs every length.
     Dynamic,
-    /// One executable per length class.
+    /// One executable per length class: queries rounded up to a power of two, keys to a multiple
+    /// of [`crate::op::KV_BUCKET`]. The graph's inputs carry the class; a feed may be shorter.
     Bucketed,
 }
 

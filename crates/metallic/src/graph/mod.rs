@@ -15,4 +15,4 @@ pub use builder::GraphBuilder;
 pub use cached::Cached;
 pub use executor::{Executable, Feed, GraphExecutor, LengthPolicy};
 pub use kernel::{Axis, Binding, GraphKernel, GraphKernelDtypePolicy};
-pub use node::{Graph, Input, Node, NodeId, SdpaNode};
+pub use node::{Dim, Graph, Input, Node, NodeId, SdpaNode};

@@ -16,6 +16,23 @@ impl NodeId {
     }
 }
 
+/// What a graph knows of the length of one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Always this long, or at most this long where the axis is a length class: the executor pads
+    /// or bounds a feed that is shorter.
+    Fixed(usize),
+    /// Given by the feed of each run.
+    Any,
+}
+
+impl Dim {
+    /// [`Dim::Any`] for the 0 of a spec without lengths.
+    pub fn of_class(length: usize) -> Self {
+        if length == 0 { Dim::Any } else { Dim::Fixed(length) }
+    }
+}
+
 /// A value fed at every run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
@@ -23,8 +40,10 @@ pub struct Input {
     pub name: &'static str,
     /// Element type.
     pub dtype: DType,
-    /// What each axis means. Lengths are given at run time.
+    /// What each axis means, outermost first.
     pub axes: &'static [Axis],
+    /// How long each axis is; as many as `axes`.
+    pub dims: Vec<Dim>,
 }
 
 /// Attention over earlier nodes.

@@ -53,6 +53,17 @@ pub enum MaskTensor {
     Bool(Tensor),
 }
 
+impl MaskTensor {
+    /// Sequences and heads of the tensor as it broadcasts to `[batch, heads, q_len, kv_len]`; 1
+    /// where it has no such axis.
+    pub(crate) fn batch_and_heads(&self) -> (usize, usize) {
+        let (MaskTensor::Additive(tensor) | MaskTensor::Bool(tensor)) = self;
+        let shape = tensor.shape();
+        let from_last = |n: usize| shape.len().checked_sub(n).map_or(1, |axis| shape[axis]);
+        (from_last(4), from_last(3))
+    }
+}
+
 /// The mask of one attention call: a band and a tensor, both optional, both in force.
 #[derive(Clone, Debug, Default)]
 pub struct Mask {

@@ -83,6 +83,10 @@ pub struct SdpaLengths {
     pub q_bucket: usize,
     /// `kv_len` rounded up to a multiple of [`KV_BUCKET`].
     pub kv_bucket: usize,
+    /// Sequences of the mask tensor: 1 when all share it, 0 without one.
+    pub mask_batch: usize,
+    /// Heads of the mask tensor: 1 when all share it, 0 without one.
+    pub mask_heads: usize,
 }
 
 /// What an executable of [`Sdpa`] depends on.
@@ -156,9 +160,12 @@ impl fmt::Display for SdpaSpec {
         if self.layout == LayoutClass::Strided {
             f.write_str(" strided")?;
         }
-        let SdpaLengths { batch, q_bucket, kv_bucket } = self.lengths;
+        let SdpaLengths { batch, q_bucket, kv_bucket, mask_batch, mask_heads } = self.lengths;
         if self.lengths != SdpaLengths::default() {
             write!(f, " batch={batch} q<={q_bucket} kv<={kv_bucket}")?;
+        }
+        if mask_batch > 0 {
+            write!(f, " mask_shape={mask_batch}x{mask_heads}")?;
         }
         Ok(())
     }
@@ -229,8 +236,10 @@ impl Op for Sdpa {
             let expected = format!("a multiple of k's kv_heads = {kv_heads}, both at least 1");
             return Err(shape_error("q axis 1 (q_heads)", &expected, q_heads));
         }
+        let (mut mask_batch, mut mask_heads) = (0, 0);
         if let Some(tensor) = &mask.tensor {
             check_mask(tensor, Shape::new(&[batch, q_heads, q_len, kv_len]))?;
+            (mask_batch, mask_heads) = tensor.batch_and_heads();
             let (MaskTensor::Additive(mask) | MaskTensor::Bool(mask)) = tensor;
             check::apart(op, ("out", out), ("mask", mask))?;
         }
@@ -270,6 +279,8 @@ impl Op for Sdpa {
                 batch,
                 q_bucket: q_len.next_power_of_two(),
                 kv_bucket: kv_len.next_multiple_of(KV_BUCKET),
+                mask_batch,
+                mask_heads,
             },
         })
     }

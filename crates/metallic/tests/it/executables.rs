@@ -200,6 +200,15 @@ fn a_failure_is_remembered_until_the_cache_is_cleared() {
 }
 
 #[test]
+fn too_little_memory_is_not_remembered() {
+    let cache = cache(4, 1000);
+    let starve = || Err(Error::OutOfMemory { device: NULL, bytes: 1 << 40 });
+    let failed = cache.get_or_compile(key(8), &Recorder::disabled(), starve).err().unwrap();
+    assert!(matches!(failed, Error::Compile { .. }), "auto may go on with another kernel");
+    assert!(get(&cache, &key(8), 10).is_ok());
+}
+
+#[test]
 fn entries_know_their_ages_and_uses() {
     let cache = cache(4, 1000);
     get(&cache, &key(8), 10).unwrap();

@@ -3,8 +3,8 @@
 use expect_test::{Expect, expect};
 use metallic::dispatch::{Reason, Support};
 use metallic::graph::kernels::SdpaGraphKernel;
-use metallic::graph::{Axis, Feed, GraphKernel};
-use metallic::op::{Band, Mask, Op, Sdpa, SdpaArgs};
+use metallic::graph::{Axis, Dim, Feed, GraphKernel};
+use metallic::op::{Band, Mask, Op, OpSpec, Sdpa, SdpaArgs};
 use metallic::tensor::DType;
 use metallic_testkit::null_device::{NullOptions, null_context};
 
@@ -31,12 +31,12 @@ fn causal_prefill() {
     check(
         &SMALL.call(&ctx),
         &expect![[r#"
-        %0 = input q: f32 [batch, q_heads, q_len, head_dim]
-        %1 = input k: f32 [batch, kv_heads, kv_len, head_dim]
-        %2 = input v: f32 [batch, kv_heads, kv_len, v_dim]
-        %3 = sdpa(%0, %1, %2) heads=4/2 dim=8/8 mask=causal scale=0.35355338 accumulate=f32
-        return %3: f32
-    "#]],
+            %0 = input q: f32 [batch=2, q_heads=4, q_len=4, head_dim=8]
+            %1 = input k: f32 [batch=2, kv_heads=2, kv_len=256, head_dim=8]
+            %2 = input v: f32 [batch=2, kv_heads=2, kv_len=256, v_dim=8]
+            %3 = sdpa(%0, %1, %2) heads=4/2 dim=8/8 mask=causal scale=0.35355338 accumulate=f32
+            return %3: f32
+        "#]],
     );
 }
 
@@ -57,13 +57,13 @@ fn decode_with_quantised_keys_live_lengths_and_softcap() {
     check(
         &call,
         &expect![[r#"
-        %0 = input q: f16 [batch, q_heads, q_len, head_dim]
-        %1 = input k: q8_0 [batch, kv_heads, kv_len, head_dim]
-        %2 = input v: q8_0 [batch, kv_heads, kv_len, v_dim]
-        %3 = input kv_lens: i32 [batch]
-        %4 = sdpa(%0, %1, %2, kv_lens=%3) heads=14/2 dim=64/64 mask=causal scale=0.125 softcap=30 accumulate=f32
-        return %4: f16
-    "#]],
+            %0 = input q: f16 [batch=2, q_heads=14, q_len=1, head_dim=64]
+            %1 = input k: q8_0 [batch=2, kv_heads=2, kv_len=256, head_dim=64]
+            %2 = input v: q8_0 [batch=2, kv_heads=2, kv_len=256, v_dim=64]
+            %3 = input kv_lens: i32 [batch=2]
+            %4 = sdpa(%0, %1, %2, kv_lens=%3) heads=14/2 dim=64/64 mask=causal scale=0.125 softcap=30 accumulate=f32
+            return %4: f16
+        "#]],
     );
 }
 
@@ -76,14 +76,14 @@ fn window_at_an_offset_with_a_bool_mask() {
     check(
         &call,
         &expect![[r#"
-        %0 = input q: f32 [batch, q_heads, q_len, head_dim]
-        %1 = input k: f32 [batch, kv_heads, kv_len, head_dim]
-        %2 = input v: f32 [batch, kv_heads, kv_len, v_dim]
-        %3 = input mask: bool [batch, q_heads, q_len, kv_len]
-        %4 = input offset: i64 []
-        %5 = sdpa(%0, %1, %2, mask=%3, offset=%4) heads=4/2 dim=8/8 mask=window[7,0]@offset+bool scale=0.35355338 accumulate=f32
-        return %5: f32
-    "#]],
+            %0 = input q: f32 [batch=2, q_heads=4, q_len=4, head_dim=8]
+            %1 = input k: f32 [batch=2, kv_heads=2, kv_len=256, head_dim=8]
+            %2 = input v: f32 [batch=2, kv_heads=2, kv_len=256, v_dim=8]
+            %3 = input mask: bool [batch=1, q_heads=1, q_len=4, kv_len=256]
+            %4 = input offset: i64 []
+            %5 = sdpa(%0, %1, %2, mask=%3, offset=%4) heads=4/2 dim=8/8 mask=window[7,0]@offset+bool scale=0.35355338 accumulate=f32
+            return %5: f32
+        "#]],
     );
     let feeds = SdpaGraphKernel.feeds(&call);
     assert!(matches!(feeds.last(), Some(Feed::Scalar(2))));
@@ -98,14 +98,27 @@ fn additive_mask_and_another_value_width() {
     check(
         &call,
         &expect![[r#"
-        %0 = input q: bf16 [batch, q_heads, q_len, head_dim]
-        %1 = input k: bf16 [batch, kv_heads, kv_len, head_dim]
-        %2 = input v: bf16 [batch, kv_heads, kv_len, v_dim]
-        %3 = input mask: bf16 [batch, q_heads, q_len, kv_len]
-        %4 = sdpa(%0, %1, %2, mask=%3) heads=4/2 dim=8/4 mask=none+additive bf16 scale=0.25 accumulate=f32
-        return %4: bf16
-    "#]],
+            %0 = input q: bf16 [batch=2, q_heads=4, q_len=4, head_dim=8]
+            %1 = input k: bf16 [batch=2, kv_heads=2, kv_len=256, head_dim=8]
+            %2 = input v: bf16 [batch=2, kv_heads=2, kv_len=256, v_dim=4]
+            %3 = input mask: bf16 [batch=2, q_heads=1, q_len=4, kv_len=256]
+            %4 = sdpa(%0, %1, %2, mask=%3) heads=4/2 dim=8/4 mask=none+additive bf16 scale=0.25 accumulate=f32
+            return %4: bf16
+        "#]],
     );
+}
+
+#[test]
+fn an_executable_for_any_length_is_built_from_a_graph_without_lengths() {
+    let ctx = null_context(NullOptions::default());
+    let spec = Sdpa::check(&SMALL.call(&ctx)).unwrap();
+    let any = SdpaGraphKernel.build(&spec.without_lengths());
+    for (_, input) in any.inputs() {
+        for (axis, dim) in input.axes.iter().zip(&input.dims) {
+            let length = matches!(axis, Axis::Batch | Axis::QLen | Axis::KvLen);
+            assert_eq!(*dim == Dim::Any, length, "{} {axis}", input.name);
+        }
+    }
 }
 
 #[test]

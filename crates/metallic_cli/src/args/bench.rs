@@ -37,6 +37,9 @@ pub(crate) struct BenchArgs {
     /// Format on standard error, as well (-oe)
     #[arg(long, value_name = "FORMAT")]
     pub(crate) output_err: Option<BenchFormat>,
+    /// Measure the CPU's limits first, and show the share of the one that binds
+    #[arg(long)]
+    pub(crate) limits: bool,
     #[command(flatten)]
     pub(crate) context: ContextArgs,
     #[command(flatten)]
@@ -56,6 +59,18 @@ pub(crate) enum BenchFormat {
 pub(crate) enum BenchCommand {
     /// Measure attention alone, legacy and graph side by side
     Sdpa(Box<BenchSdpaArgs>),
+    /// Measure what the CPU can do at most: products from registers, bytes from memory
+    Limits(BenchLimitsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLimitsArgs {
+    /// Numbers of threads [default: 1 and all]
+    #[arg(short, long, value_name = "LIST", value_parser = values::int_list)]
+    pub(crate) threads: Option<IntList>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +103,9 @@ pub(crate) struct BenchSdpaArgs {
     /// Measured runs of each shape and backend
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = values::positive)]
     pub(crate) repetitions: usize,
+    /// Measure the CPU's limits first, and show the share of the one that binds
+    #[arg(long)]
+    pub(crate) limits: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -9,9 +9,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metallic::Context;
 use metallic::op::{Op, Sdpa};
+use metallic_devices::cpu::limits::Limits;
 use metallic_models::generate::Generator;
 use serde_json::{Value, json};
 
+use super::bench_limits;
 use crate::args::BenchArgs;
 use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
@@ -46,6 +48,7 @@ impl Test {
 /// Whatever is wrong with flags, model or device; a test that does not fit the context.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let tests = tests(args);
+    let limits = args.limits.then(|| bench_limits::of(&args.backend)).transpose()?;
     let ctx = device::open(&args.backend)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
     let longest = tests.iter().map(|test| test.n_depth + test.tokens()).max().unwrap_or(0);
@@ -64,7 +67,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     }
     for test in tests {
         let samples = measure(args, &ctx, &loaded, test)?;
-        let row = row(args, &ctx, &loaded, test, &samples);
+        let mut row = row(args, &ctx, &loaded, test, &samples);
+        if let Some(limits) = &limits {
+            let (share, bound) = share_of_limit(args, &loaded, test, &samples, limits);
+            row["share_of_limit"] = json!(share);
+            row["bound_by"] = json!(bound);
+            row["limits"] = bench_limits::to_json(limits);
+        }
         tables.iter_mut().try_for_each(|table| table.row(&row))?;
         if interrupt::is_set() {
             break;
@@ -171,6 +180,52 @@ fn row(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test, samples: &S
         "cold_ts": rate(samples.cold_ns),
         "warm_ts": avg_ts,
     })
+}
+
+/// The share of the binding limit that a test reached, and which limit that is.
+///
+/// Generation reads every weight once for each token (an embedding table that is not also the
+/// output only row by row, which counts as nothing) and every live key and value. A prompt reads
+/// the weights once and multiplies each of them with every token.
+fn share_of_limit(
+    args: &BenchArgs,
+    loaded: &Loaded,
+    test: Test,
+    samples: &Samples,
+    limits: &Limits,
+) -> (f64, &'static str) {
+    let tensors = loaded.files.tensors();
+    let separate_output = tensors.find("output.weight").is_some();
+    let used =
+        tensors.iter().filter(|tensor| !(separate_output && tensor.name == "token_embd.weight"));
+    let (mut weight_bytes, mut weights) = (0.0, 0.0);
+    for tensor in used {
+        weight_bytes += tensor.bytes.len() as f64;
+        weights += tensor.elements() as f64;
+    }
+    let kv_bytes = |len: usize| {
+        let cache = args.context.cache(len, len);
+        cache.bytes(loaded.model.config(), len).unwrap_or_default() as f64
+    };
+    let tokens = test.tokens() as f64;
+    let (flops, bytes) = if test.n_prompt > 0 {
+        (2.0 * weights * tokens, weight_bytes)
+    } else {
+        let halfway = test.n_depth + test.n_gen / 2;
+        (0.0, (weight_bytes + kv_bytes(halfway)) * tokens)
+    };
+    let rounded = !args.context.exact && loaded.files.quantization().starts_with('Q');
+    let (rate, arithmetic) = match limits.int8_gops {
+        Some(gops) if rounded => (gops, "int8"),
+        _ => (limits.f32_gflops, "f32"),
+    };
+    let (arithmetic_s, memory_s) = (flops / rate / 1e9, bytes / limits.read_gbytes / 1e9);
+    let seconds = mean_and_deviation(&samples.warm_ns).0 / 1e9;
+    if arithmetic_s > memory_s {
+        (arithmetic_s / seconds, arithmetic)
+    } else {
+        (memory_s / seconds, "memory")
+    }
 }
 
 /// Mean and the deviation of a sample, 0 for less than two values.

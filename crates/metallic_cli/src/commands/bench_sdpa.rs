@@ -11,6 +11,7 @@ use metallic_testkit::cases::sdpa::{SdpaCase, SdpaTypes, bytes, flops};
 use metallic_testkit::problem::{self, PlacedSdpa};
 use serde_json::{Value, json};
 
+use super::bench_limits;
 use crate::args::BenchSdpaArgs;
 use crate::device;
 use crate::error::Result;
@@ -26,6 +27,7 @@ const ENOUGH_US: f64 = 2000.0;
 pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
     let cases = cases(args);
     cases.iter().try_for_each(check)?;
+    let limits = args.limits.then(|| bench_limits::of(&args.backend)).transpose()?;
     let mut ctx = device::open(&args.backend)?;
     let asked = ctx.registry().policies().choice(Sdpa::ID).0.policy;
     let backends: Vec<Backend> = Backend::ALL
@@ -38,9 +40,9 @@ pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
         writeln!(
             out,
             "| batch | heads | q_len | kv_len | dim | dtype | mask | backend | µs | GFLOP/s | \
-             GB/s | first µs | against legacy |"
+             GB/s | first µs | against legacy | of the limit |"
         )?;
-        writeln!(out, "|{}", "---|".repeat(13))?;
+        writeln!(out, "|{}", "---|".repeat(14))?;
     }
     let mut rows = Vec::new();
     for case in cases {
@@ -49,7 +51,14 @@ pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
             let legacy_us = measured.iter().find(|m| m.backend == Backend::Legacy).map(|m| m.us);
             for measurement in measured {
                 let ratio = legacy_us.map(|legacy_us| legacy_us / measurement.us);
-                let row = row(args, &case, dtype, &measurement, ratio);
+                let mut row = row(args, &case, dtype, &measurement, ratio);
+                if let Some(limits) = &limits {
+                    let bytes = bytes(&case, SdpaTypes::same(dtype));
+                    let (floor, bound) = limits.floor(flops(&case), bytes);
+                    row["share_of_limit"] = json!(floor * 1e6 / measurement.us);
+                    row["bound_by"] = json!(bound);
+                    row["limits"] = bench_limits::to_json(limits);
+                }
                 if args.json {
                     rows.push(row);
                 } else {
@@ -196,7 +205,7 @@ fn print(out: &mut impl Write, row: &Value) -> io::Result<()> {
     let ratio = row["speed_against_legacy"].as_f64();
     writeln!(
         out,
-        "| {} | {}/{} | {} | {} | {} | {} | {} | {} ({}) | {:.1} | {:.2} | {:.2} | {:.0} | {} |",
+        "| {} | {}/{} | {} | {} | {} | {} | {} | {} ({}) | {:.1} | {:.2} | {:.2} | {:.0} | {} | {} |",
         row["batch"],
         row["q_heads"],
         row["kv_heads"],
@@ -212,5 +221,16 @@ fn print(out: &mut impl Write, row: &Value) -> io::Result<()> {
         number("gbytes_per_second"),
         number("first_us"),
         ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x")),
+        share(row),
     )
+}
+
+/// `62 % f32`, or a dash where no limits were measured.
+fn share(row: &Value) -> String {
+    match row["share_of_limit"].as_f64() {
+        Some(share) => {
+            format!("{:.0} % {}", share * 100.0, row["bound_by"].as_str().unwrap_or_default())
+        }
+        None => "-".to_owned(),
+    }
 }

@@ -15,6 +15,7 @@ mod view;
 pub mod exp;
 pub mod gemm_f32;
 pub mod kernels;
+pub mod limits;
 pub mod linear;
 pub mod pool;
 pub mod quant;

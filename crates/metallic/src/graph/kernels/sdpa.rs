@@ -1,9 +1,9 @@
 //! Attention as a one-node graph.
 
 use crate::dispatch::Support;
-use crate::graph::node::{Graph, Input, SdpaNode};
+use crate::graph::node::{Dim, Graph, Input, SdpaNode};
 use crate::graph::{Axis, Binding, Feed, GraphBuilder, GraphKernel, GraphKernelDtypePolicy};
-use crate::op::{MaskTensor, MaskTensorKind, Sdpa, SdpaArgs, SdpaSpec};
+use crate::op::{MaskTensor, MaskTensorKind, Sdpa, SdpaArgs, SdpaLengths, SdpaSpec};
 use crate::tensor::{DType, Tensor};
 
 /// The graph form of [`Sdpa`].
@@ -41,8 +41,22 @@ const OUT: Binding = Binding {
 impl GraphKernel<Sdpa> for SdpaGraphKernel {
     fn build(&self, spec: &SdpaSpec) -> Graph {
         let mut graph = GraphBuilder::new();
+        let SdpaLengths { batch, q_bucket, kv_bucket, mask_batch, mask_heads } = spec.lengths;
         let mut input = |binding: Binding, dtype: DType| {
-            graph.input(Input { name: binding.name, dtype, axes: binding.axes })
+            let is_mask = binding.name == MASK.name;
+            let dims = binding.axes.iter().map(|axis| match axis {
+                Axis::Batch if is_mask => Dim::of_class(mask_batch),
+                Axis::QHeads if is_mask => Dim::of_class(mask_heads),
+                Axis::Batch => Dim::of_class(batch),
+                Axis::QLen => Dim::of_class(q_bucket),
+                Axis::KvLen => Dim::of_class(kv_bucket),
+                Axis::QHeads => Dim::Fixed(spec.q_heads),
+                Axis::KvHeads => Dim::Fixed(spec.kv_heads),
+                Axis::HeadDim => Dim::Fixed(spec.head_dim),
+                Axis::VDim => Dim::Fixed(spec.v_dim),
+            });
+            let dims = dims.collect();
+            graph.input(Input { name: binding.name, dtype, axes: binding.axes, dims })
         };
         let q = input(Q, spec.q_dtype);
         let k = input(K, spec.k_dtype);

@@ -14,7 +14,7 @@ pub(super) struct Table {
 }
 
 /// Header and alignment of the Markdown table.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "model",
     "size",
     "params",
@@ -26,6 +26,7 @@ const COLUMNS: [&str; 11] = [
     "t/s",
     "cold",
     "warm",
+    "of the limit",
 ];
 
 impl Table {
@@ -70,9 +71,14 @@ impl Table {
         }
         let text = |key: &str| row[key].as_str().unwrap_or_default();
         let number = |key: &str| row[key].as_f64().unwrap_or_default();
+        let share = row["share_of_limit"].as_f64();
+        let share = share.map_or_else(
+            || "-".to_owned(),
+            |share| format!("{:.0} % {}", share * 100.0, text("bound_by")),
+        );
         writeln!(
             self.out,
-            "| {} | {:.2} MiB | {:.2} M | {} | {} | {} | {} | {} | {:.2} ± {:.2} | {:.2} | {:.2} |",
+            "| {} | {:.2} MiB | {:.2} M | {} | {} | {} | {} | {} | {:.2} ± {:.2} | {:.2} | {:.2} | {share} |",
             text("model_type"),
             number("model_size") / 1024.0 / 1024.0,
             number("model_n_params") / 1e6,
