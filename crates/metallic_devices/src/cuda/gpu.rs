@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytemuck::NoUninit;
 use cudarc::driver::result::{free_host, malloc_host};
+use metallic::Result;
 use metallic::device::DeviceId;
-use metallic::{Error, Result};
 
 use super::blas::Blas;
 use super::buffer::{CudaBuffer, MemoryPool};
@@ -48,7 +48,7 @@ impl Gpu {
     /// that uses it is right, because all work is ordered by the stream.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`metallic::Error::OutOfMemory`].
     pub(crate) fn workspace(&self, bytes: usize) -> Result<CudaBuffer> {
         self.memory.allocate(bytes)
     }
@@ -77,6 +77,13 @@ impl Gpu {
     /// As there.
     pub(crate) fn function(&self, kernel: Kernel) -> Result<Function> {
         self.modules.function(kernel.source, kernel.variant, kernel.name)
+    }
+
+    /// Blocks of `threads` threads that go over `elements` elements with a stride: enough for the
+    /// chip, at least one.
+    pub(crate) fn strided(&self, elements: usize, threads: u32) -> LaunchShape {
+        let most = 16 * self.stream.properties().multiprocessors as usize;
+        LaunchShape::linear(elements.div_ceil(threads as usize).clamp(1, most), threads)
     }
 
     /// The device address of the word in which kernels report what they cannot do (`Fault` in
@@ -173,9 +180,4 @@ impl Drop for FaultWord {
             let _ = unsafe { free_host(self.host.cast()) };
         }
     }
-}
-
-/// The error of a kernel that needs cuBLASLt where there is none.
-pub(crate) fn no_blas(device: DeviceId, reason: &str) -> Error {
-    device_error(device, "multiply matrices", reason.to_owned())
 }

@@ -43,7 +43,7 @@ impl Component {
         }
     }
 
-    /// File names, the preferred one first. NVRTC's second library is opened by NVRTC itself.
+    /// File names, the preferred one first.
     const fn files(self) -> &'static [&'static str] {
         match self {
             Component::Driver => &["libcuda.so.1"],
@@ -119,6 +119,9 @@ fn open(component: Component, folders: &[PathBuf]) -> Result<Presence, String> {
         match unsafe { Library::new(&path) } {
             Ok(library) => {
                 let version = version(component, &library)?;
+                if component == Component::Nvrtc {
+                    open_builtins(&path, &version);
+                }
                 // Closing and opening again would lose what was found by path.
                 std::mem::forget(library);
                 return Ok(Presence { version, place: path.display().to_string() });
@@ -132,6 +135,17 @@ fn open(component: Component, folders: &[PathBuf]) -> Result<Presence, String> {
         Some(trouble) => format!("{files} cannot be opened ({trouble})"),
         None => format!("{files} not found; {}", component.advice()),
     })
+}
+
+/// Opens NVRTC's second library, which NVRTC asks for by name, where it lies beside the first.
+fn open_builtins(nvrtc: &Path, version: &str) {
+    let file = nvrtc.with_file_name(format!("libnvrtc-builtins.so.{version}"));
+    if nvrtc.is_absolute() && file.exists() {
+        // SAFETY: NVIDIA's library by its own name, without an initialiser of note.
+        if let Ok(library) = unsafe { Library::new(&file) } {
+            std::mem::forget(library);
+        }
+    }
 }
 
 /// The version a library reports.

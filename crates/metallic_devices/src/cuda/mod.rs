@@ -36,9 +36,21 @@ use std::sync::Arc;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 
 use self::gpu::Gpu;
-use self::legacy::LegacyAdd;
+use self::legacy::{
+    LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
+    LegacySdpa, LegacySwiGlu,
+};
 
 /// Every kernel of a GPU, one line each.
 fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
-    registry.register(Backend::Legacy, "elements", LegacyAdd(Arc::clone(gpu)));
+    let gpu = || Arc::clone(gpu);
+    registry.register(Backend::Legacy, "rows", LegacyEmbedding(gpu()));
+    registry.register(Backend::Legacy, "rows", LegacyRmsNorm(gpu()));
+    registry.register(Backend::Legacy, "gemv", LegacyGemv(gpu()));
+    registry.register(Backend::Legacy, "cublaslt", LegacyGemm(gpu()));
+    registry.register(Backend::Legacy, "pairs", LegacyRope(gpu()));
+    registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
+    registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
+    registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
+    registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));
 }

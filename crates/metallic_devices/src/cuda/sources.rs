@@ -26,10 +26,20 @@ macro_rules! header {
 }
 
 /// What kernels include, as (name, text).
-pub(crate) const HEADERS: &[(&str, &str)] = &[header!("numbers.cuh")];
+pub(crate) const HEADERS: &[(&str, &str)] = &[header!("blocks.cuh"), header!("numbers.cuh")];
 
 /// Every kernel's file, one line each.
-pub(crate) static SOURCES: &[Source] = &[source!("add")];
+pub(crate) static SOURCES: &[Source] = &[
+    source!("add"),
+    source!("convert"),
+    source!("embedding"),
+    source!("gemv"),
+    source!("kv_append"),
+    source!("rms_norm"),
+    source!("rope"),
+    source!("sdpa_composed"),
+    source!("swiglu"),
+];
 
 impl Source {
     /// The file of that name, without `.cu`.

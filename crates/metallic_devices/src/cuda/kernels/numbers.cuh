@@ -21,6 +21,17 @@ typedef long long i64;
 #define DTYPE_I32 3
 #define DTYPE_BOOL 4
 #define DTYPE_Q8_0 5
+#define DTYPE_Q4_0 6
+#define DTYPE_Q4_1 7
+#define DTYPE_Q5_0 8
+#define DTYPE_Q5_1 9
+#define DTYPE_Q2_K 10
+#define DTYPE_Q3_K 11
+#define DTYPE_Q4_K 12
+#define DTYPE_Q5_K 13
+#define DTYPE_Q6_K 14
+#define DTYPE_IQ4_NL 15
+#define DTYPE_IQ4_XS 16
 
 // A tensor: `View` in `view.rs`. Strides in bytes.
 struct View {
