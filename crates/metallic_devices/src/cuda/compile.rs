@@ -14,7 +14,7 @@ use metallic::config::process_env;
 use sha2::{Digest, Sha256};
 
 use super::libraries::{Component, library};
-use super::sources::{HEADERS, Source};
+use super::sources::{HEADERS, SOURCES, Source};
 
 /// First bytes of a cached file; the version changes with its layout.
 const MAGIC: &[u8; 8] = b"MTLCUB01";
@@ -92,6 +92,27 @@ pub(crate) fn compile(request: Request<'_>) -> Result<Compiled, Error> {
         tracing::warn!(file = %file.display(), %reason, "the kernel cache cannot be written");
     }
     Ok(Compiled { image, cached: false })
+}
+
+/// Compiles every variant of every file made for `arch` into the disk cache; needs no GPU. `each`
+/// hears of each with whether it was there. Gives how many were there and how many were compiled.
+///
+/// # Errors
+/// [`Error::Compile`] for the first that does not compile.
+pub fn prewarm(arch: &str, each: &mut dyn FnMut(&str, bool)) -> Result<(usize, usize), Error> {
+    let (mut cached, mut compiled) = (0, 0);
+    for source in SOURCES.iter().filter(|source| source.runs_on(arch)) {
+        for variant in source.variants() {
+            let done = compile(Request { source, variant, arch })?;
+            if done.cached {
+                cached += 1
+            } else {
+                compiled += 1
+            }
+            each(format!("{}.cu {variant}", source.name).trim_end(), done.cached);
+        }
+    }
+    Ok((cached, compiled))
 }
 
 fn error(request: Request<'_>, reason: String) -> Error {
@@ -196,7 +217,6 @@ fn check(what: &str, result: nvrtcResult) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sources::SOURCES;
     use super::*;
 
     #[test]

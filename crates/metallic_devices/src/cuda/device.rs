@@ -62,13 +62,9 @@ impl CudaDevice {
         Ok(Context::new(Arc::new(device), registry, ResourceCache::default(), recorder))
     }
 
-    /// Compiles every kernel into the disk cache; `each` hears of each with whether it was there.
-    /// Gives how many were there and how many were compiled.
-    ///
-    /// # Errors
-    /// [`metallic::Error::Compile`] for the first that does not compile.
-    pub fn prewarm(&self, each: &mut dyn FnMut(&str, bool)) -> Result<(usize, usize)> {
-        self.gpu.modules.prewarm(each)
+    /// The architecture kernels are compiled for, as `sm_90a`.
+    pub fn arch(&self) -> &str {
+        self.gpu.modules.arch()
     }
 
     fn buffer<'a>(
@@ -99,7 +95,7 @@ impl Device for CudaDevice {
     fn description(&self) -> String {
         let chip = self.gpu.stream.properties();
         let gib = chip.memory_bytes as f64 / (1u64 << 30) as f64;
-        let arch = self.gpu.modules.arch();
+        let arch = self.arch();
         format!("{}, {} multiprocessors, {gib:.0} GiB, {arch}", chip.name, chip.multiprocessors)
     }
 

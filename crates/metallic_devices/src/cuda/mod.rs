@@ -28,6 +28,7 @@ mod staging;
 mod stream;
 mod view;
 
+pub use compile::prewarm;
 pub use device::CudaDevice;
 pub use libraries::{Component, Found, LIBRARY_PATH, Presence, libraries, library};
 

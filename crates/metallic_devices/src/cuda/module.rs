@@ -207,27 +207,6 @@ impl Modules {
         Ok(function)
     }
 
-    /// Compiles every variant of every file that runs here, or finds it in the disk cache. Gives
-    /// (in the cache before, compiled now).
-    ///
-    /// # Errors
-    /// [`metallic::Error::Compile`] for the first that does not compile.
-    pub(crate) fn prewarm(&self, each: &mut dyn FnMut(&str, bool)) -> Result<(usize, usize)> {
-        let (mut cached, mut compiled) = (0, 0);
-        for source in super::sources::SOURCES.iter().filter(|s| s.runs_on(&self.arch)) {
-            for variant in source.variants() {
-                let done = compile(Request { source, variant, arch: &self.arch })?;
-                if done.cached {
-                    cached += 1
-                } else {
-                    compiled += 1
-                }
-                each(&format!("{}.cu {variant}", source.name), done.cached);
-            }
-        }
-        Ok((cached, compiled))
-    }
-
     fn load(&self, source: &'static Source, variant: &'static str) -> Result<LoadedModule> {
         debug_assert!(
             source.variants().any(|known| known == variant),
