@@ -7,6 +7,7 @@ use metallic::Context;
 use metallic::config::process_env;
 use metallic::dispatch::Policies;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
+use metallic_devices::cuda::CudaDevice;
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -15,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::output::note;
 use crate::policy;
 
-/// The devices of this build that can be opened, as `--device` names them.
-pub(crate) const DEVICES: [&str; 1] = ["cpu"];
+/// The kinds of device of this build, as `--device` names them.
+pub(crate) const KINDS: [&str; 2] = ["cpu", "cuda"];
 
 /// The context that `args` ask for.
 ///
@@ -32,12 +33,15 @@ pub(crate) fn open(args: &BackendArgs) -> Result<Context> {
 /// As [`open`].
 pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -> Result<Context> {
     let policies = policy::resolve(args, &process_env)?;
-    check_device(&args.device)?;
+    let (kind, index) = parse(&args.device)?;
     if args.verbose {
         policy::describe(&policies);
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
-    let context = open_cpu(args.threads, policies, recorder);
+    let context = match kind {
+        "cuda" => CudaDevice::context(index, policies, recorder)?,
+        _ => open_cpu(args.threads, policies, recorder),
+    };
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
     }
@@ -51,11 +55,16 @@ pub(crate) fn open_cpu(threads: Option<usize>, policies: Policies, recorder: Rec
     CpuDevice::context(options, policies, recorder)
 }
 
-fn check_device(name: &str) -> Result<()> {
-    if DEVICES.iter().any(|known| name == *known || name == format!("{known}:0")) {
-        return Ok(());
-    }
-    Err(Error::UnknownDevice { name: name.to_owned(), known: DEVICES.join(", ") })
+/// Kind and number of a device's name: `cuda` and `cuda:0` are the same.
+///
+/// # Errors
+/// [`Error::UnknownDevice`].
+pub(crate) fn parse(name: &str) -> Result<(&'static str, u32)> {
+    let unknown = || Error::UnknownDevice { name: name.to_owned(), known: KINDS.join(", ") };
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    let kind = KINDS.into_iter().find(|known| *known == kind).ok_or_else(unknown)?;
+    let index = index.parse().ok().filter(|index| kind != "cpu" || *index == 0);
+    Ok((kind, index.ok_or_else(unknown)?))
 }
 
 fn recorder(metrics: Option<&Path>, mut exporters: Vec<Box<dyn Exporter>>) -> Result<Recorder> {

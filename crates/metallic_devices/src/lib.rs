@@ -3,4 +3,5 @@
 //! This file holds the only gates for operating systems and devices.
 
 pub mod cpu;
+pub mod cuda;
 pub mod process;

@@ -8,6 +8,7 @@
 
 pub mod cases;
 pub mod null_device;
+pub mod ops;
 pub mod oracle;
 pub mod parity;
 pub mod place;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use metallic::Context;
 use metallic::dispatch::Policies;
+use metallic_devices::cuda::{self, CudaDevice};
 use metallic_instrumentation::Recorder;
 use serde_json::json;
 
@@ -18,7 +19,14 @@ use crate::output::print_json;
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn run(args: &DevicesArgs) -> Result<()> {
-    let contexts = [device::open_cpu(None, Policies::default(), Recorder::disabled())];
+    let mut contexts = vec![device::open_cpu(None, Policies::default(), Recorder::disabled())];
+    let mut unusable = Vec::new();
+    for index in 0..CudaDevice::count() {
+        match CudaDevice::context(index, Policies::default(), Recorder::disabled()) {
+            Ok(ctx) => contexts.push(ctx),
+            Err(error) => unusable.push(error.to_string()),
+        }
+    }
     if args.json {
         let devices: Vec<_> = contexts
             .iter()
@@ -30,7 +38,12 @@ pub(super) fn run(args: &DevicesArgs) -> Result<()> {
                 })
             })
             .collect();
-        return print_json(&json!({ "devices": devices }));
+        let libraries: Vec<_> = cuda::libraries().iter().map(library).collect();
+        return print_json(&json!({
+            "devices": devices,
+            "unusable": unusable,
+            "cuda_libraries": libraries,
+        }));
     }
     let mut out = io::stdout().lock();
     for ctx in &contexts {
@@ -43,7 +56,25 @@ pub(super) fn run(args: &DevicesArgs) -> Result<()> {
             writeln!(out, "  {op:<12} {}", backends.join("; "))?;
         }
     }
+    for error in unusable {
+        writeln!(out, "{error}")?;
+    }
+    writeln!(out, "libraries of NVIDIA's")?;
+    for found in cuda::libraries() {
+        writeln!(out, "  {found}")?;
+    }
     Ok(())
+}
+
+/// A library as JSON: version and place, or what is missing.
+fn library(found: &cuda::Found) -> serde_json::Value {
+    let name = found.component.name();
+    match &found.state {
+        Ok(presence) => {
+            json!({ "name": name, "version": presence.version, "place": presence.place })
+        }
+        Err(reason) => json!({ "name": name, "missing": reason }),
+    }
 }
 
 type Kernels = BTreeMap<&'static str, BTreeMap<&'static str, Vec<&'static str>>>;
