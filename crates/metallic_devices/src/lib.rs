@@ -5,3 +5,5 @@
 pub mod cpu;
 pub mod cuda;
 pub mod process;
+
+mod sdpa_graph;

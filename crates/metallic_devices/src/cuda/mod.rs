@@ -20,6 +20,7 @@ mod compile;
 mod device;
 mod error;
 mod gpu;
+mod graph;
 mod legacy;
 mod libraries;
 mod module;
@@ -35,8 +36,12 @@ pub use libraries::{Component, Found, LIBRARY_PATH, Presence, libraries, library
 use std::sync::Arc;
 
 use metallic::dispatch::{Backend, KernelBackendRegistry};
+use metallic::graph::Cached;
+use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::op::Sdpa;
 
 use self::gpu::Gpu;
+use self::graph::CudaGraphExecutor;
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu,
@@ -51,6 +56,8 @@ fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "cublaslt", LegacyGemm(gpu()));
     registry.register(Backend::Legacy, "pairs", LegacyRope(gpu()));
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
+    let executor = Arc::new(CudaGraphExecutor::new(gpu()));
+    registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));

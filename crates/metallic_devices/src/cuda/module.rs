@@ -152,7 +152,7 @@ pub(crate) struct Modules {
     loaded: Mutex<Loaded>,
 }
 
-type Loaded = HashMap<(&'static str, &'static str), LoadedModule>;
+type Loaded = HashMap<(&'static str, String), LoadedModule>;
 
 struct LoadedModule {
     module: Arc<Module>,
@@ -172,7 +172,8 @@ impl Modules {
     }
 
     /// The function `name` of a kernel's file (`extern "C"`), in the file's variant whose line says
-    /// `variant` (`""` for a file without variants). Compiled and loaded on first use.
+    /// `variant` (`""` for a file without variants; any definitions for one made to order). Compiled
+    /// and loaded on first use.
     ///
     /// # Errors
     /// [`metallic::Error::Compile`] when it does not compile; [`metallic::Error::Device`] when the
@@ -180,11 +181,11 @@ impl Modules {
     pub(crate) fn function(
         &self,
         source: &'static str,
-        variant: &'static str,
+        variant: &str,
         name: &'static str,
     ) -> Result<Function> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = match loaded.entry((source, variant)) {
+        let entry = match loaded.entry((source, variant.to_owned())) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
                 entry.insert(self.load(Source::named(source), variant)?)
@@ -207,12 +208,8 @@ impl Modules {
         Ok(function)
     }
 
-    fn load(&self, source: &'static Source, variant: &'static str) -> Result<LoadedModule> {
-        debug_assert!(
-            source.variants().any(|known| known == variant),
-            "{}.cu does not name `{variant}`",
-            source.name
-        );
+    fn load(&self, source: &'static Source, variant: &str) -> Result<LoadedModule> {
+        debug_assert!(source.takes(variant), "{}.cu does not name `{variant}`", source.name);
         let _span = tracing::debug_span!("load_kernel", source = source.name, variant).entered();
         let compiled = compile(Request { source, variant, arch: &self.arch })?;
         self.stream.bind()?;

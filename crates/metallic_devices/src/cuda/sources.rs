@@ -2,7 +2,8 @@
 //!
 //! A file names its own variants in comment lines, `// variant: -DROWS=1`, and the architectures it
 //! needs where it does not run on all, `// arch: sm_90a`. `metallic prewarm`, `scripts/check-cuda`
-//! and the kernels that ask for a variant all read the same lines.
+//! and the kernels that ask for a variant all read the same lines. A file with `// variant: any` is
+//! made to order for each call class; its other variant lines are those of common models.
 
 /// A kernel's file.
 #[derive(Debug)]
@@ -26,7 +27,12 @@ macro_rules! header {
 }
 
 /// What kernels include, as (name, text).
-pub(crate) const HEADERS: &[(&str, &str)] = &[header!("blocks.cuh"), header!("numbers.cuh")];
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    header!("blocks.cuh"),
+    header!("numbers.cuh"),
+    header!("sdpa_common.cuh"),
+    header!("sdpa_wgmma.cuh"),
+];
 
 /// Every kernel's file, one line each.
 pub(crate) static SOURCES: &[Source] = &[
@@ -38,6 +44,10 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("rms_norm"),
     source!("rope"),
     source!("sdpa_composed"),
+    source!("sdpa_decode"),
+    source!("sdpa_exact"),
+    source!("sdpa_prefill"),
+    source!("sdpa_prefill_sm90"),
     source!("swiglu"),
 ];
 
@@ -57,8 +67,17 @@ impl Source {
     pub(crate) fn variants(&self) -> impl Iterator<Item = &'static str> {
         let text = self.text;
         let none = !text.lines().any(|line| line.starts_with(VARIANT));
-        let named = text.lines().filter_map(|line| line.strip_prefix(VARIANT)).map(str::trim);
+        let named = self.named_variants().filter(|variant| *variant != ANY);
         named.chain(none.then_some(""))
+    }
+
+    /// Whether the file can be asked for in `variant`.
+    pub(crate) fn takes(&self, variant: &str) -> bool {
+        self.named_variants().any(|known| known == ANY) || self.variants().any(|v| v == variant)
+    }
+
+    fn named_variants(&self) -> impl Iterator<Item = &'static str> {
+        self.text.lines().filter_map(|line| line.strip_prefix(VARIANT)).map(str::trim)
     }
 
     /// Whether the file is made for `arch`.
@@ -69,6 +88,7 @@ impl Source {
 }
 
 const VARIANT: &str = "// variant:";
+const ANY: &str = "any";
 const ARCH: &str = "// arch:";
 
 #[cfg(test)]
@@ -97,6 +117,10 @@ mod tests {
         assert!(source.runs_on("sm_90a") && !source.runs_on("sm_80"));
         let plain = Source { name: "y", text: "" };
         assert_eq!(plain.variants().collect::<Vec<_>>(), [""]);
+        assert!(plain.takes("") && !plain.takes("-DA=1"));
+        let made = Source { name: "z", text: "// variant: any\n// variant: -DA=1\n" };
+        assert_eq!(made.variants().collect::<Vec<_>>(), ["-DA=1"]);
+        assert!(made.takes("-DA=2"));
         assert!(plain.runs_on("sm_80"));
     }
 }

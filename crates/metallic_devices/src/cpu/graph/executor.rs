@@ -6,8 +6,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use metallic::dispatch::{Reason, Support};
-use metallic::graph::{Executable, Feed, Graph, GraphExecutor, LengthPolicy, Node, NodeId};
-use metallic::graph::{Input, SdpaNode};
+use metallic::graph::{Executable, Feed, Graph, GraphExecutor, LengthPolicy, SdpaNode};
 use metallic::op::{Band, MaskTensor, MaskTensorKind};
 use metallic::tensor::Tensor;
 use metallic::{Error, Result};
@@ -18,6 +17,7 @@ use crate::cpu::attention::{Attention, TensorMask};
 use crate::cpu::pool::ThreadPool;
 use crate::cpu::simd::Level;
 use crate::cpu::view::View;
+use crate::sdpa_graph::{self, SdpaFeeds, only_sdpa};
 
 /// The CPU's executor.
 pub(crate) struct CpuGraphExecutor {
@@ -42,17 +42,6 @@ struct CpuExecutable {
     plan: Plan,
 }
 
-/// Places of the operands among the feeds.
-#[derive(Debug)]
-struct SdpaFeeds {
-    q: usize,
-    k: usize,
-    v: usize,
-    mask: Option<usize>,
-    kv_lens: Option<usize>,
-    offset: Option<usize>,
-}
-
 impl Executable for CpuExecutable {
     fn bytes(&self) -> usize {
         size_of::<Self>()
@@ -61,27 +50,6 @@ impl Executable for CpuExecutable {
     fn as_any(&self) -> &dyn Any {
         self
     }
-}
-
-/// The one attention node of a graph whose other nodes are its inputs.
-fn only_sdpa(graph: &Graph) -> Option<&SdpaNode> {
-    let Node::Sdpa(node) = graph.node(graph.output()) else { return None };
-    let others = graph.nodes().iter().filter(|node| !matches!(node, Node::Input(_))).count();
-    (others == 1).then_some(node)
-}
-
-fn sdpa_feeds(graph: &Graph, node: &SdpaNode) -> Option<SdpaFeeds> {
-    let place = |id: NodeId| graph.inputs().position(|(input, _): (_, &Input)| input == id);
-    // An absent operand is fine, one that is no input is not.
-    let optional = |id: Option<NodeId>| id.map_or(Some(None), |id| place(id).map(Some));
-    Some(SdpaFeeds {
-        q: place(node.q)?,
-        k: place(node.k)?,
-        v: place(node.v)?,
-        mask: optional(node.mask)?,
-        kv_lens: optional(node.kv_lens)?,
-        offset: optional(node.offset)?,
-    })
 }
 
 impl GraphExecutor for CpuGraphExecutor {
@@ -94,17 +62,15 @@ impl GraphExecutor for CpuGraphExecutor {
     }
 
     fn supports(&self, graph: &Graph) -> Support {
-        let lowered = only_sdpa(graph).and_then(|node| sdpa_feeds(graph, node)).is_some();
-        Support::when(lowered, || Reason::Missing {
+        Support::when(only_sdpa(graph).is_some(), || Reason::Missing {
             feature: "graphs other than one sdpa node over inputs",
         })
     }
 
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Executable>> {
-        let node = only_sdpa(graph)
-            .and_then(|node| Some((node.clone(), sdpa_feeds(graph, node)?)))
+        let (node, feeds) = only_sdpa(graph)
+            .map(|(node, feeds)| (node.clone(), feeds))
             .ok_or_else(|| device_error("compile", "the graph is not one sdpa node".to_owned()))?;
-        let (node, feeds) = node;
         let geometry = Geometry {
             group: node.q_heads / node.kv_heads,
             head_dim: node.head_dim,
@@ -148,17 +114,11 @@ impl GraphExecutor for CpuGraphExecutor {
 }
 
 fn tensor(feeds: &[Feed], place: usize) -> Result<&Tensor> {
-    match feeds.get(place) {
-        Some(Feed::Tensor(tensor)) => Ok(tensor),
-        other => Err(device_error("run", format!("feed {place} is {other:?}, not a tensor"))),
-    }
+    sdpa_graph::tensor(feeds, place).map_err(|reason| device_error("run", reason))
 }
 
 fn scalar(feeds: &[Feed], place: usize) -> Result<i64> {
-    match feeds.get(place) {
-        Some(Feed::Scalar(scalar)) => Ok(*scalar),
-        other => Err(device_error("run", format!("feed {place} is {other:?}, not a number"))),
-    }
+    sdpa_graph::scalar(feeds, place).map_err(|reason| device_error("run", reason))
 }
 
 fn device_error(what: &'static str, reason: String) -> Error {

@@ -2,7 +2,8 @@
 // the exact row that the fused kernels fall back to.
 //
 // Element types come as macros, since a kernel is compiled for one call's types at run time:
-// QT, KT and VT are 0 for f32, 1 for f16, 2 for bf16, 3 for q8_0 (keys and values only).
+// QT, KT and VT are 0 for f32, 1 for f16, 2 for bf16, 3 for q8_0 (keys and values only); KT and VT
+// are QT unless given.
 // HEAD_DIM and V_DIM are the widths; MASK_TENSOR is 0 for none, 1 for additive, 2 for bool;
 // MASK_T is the additive mask's type; SOFTCAP is 0 or 1.
 //
@@ -15,6 +16,12 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+#ifndef KT
+#define KT QT
+#endif
+#ifndef VT
+#define VT QT
+#endif
 #ifndef MASK_TENSOR
 #define MASK_TENSOR 0
 #endif

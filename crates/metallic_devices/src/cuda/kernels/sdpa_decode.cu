@@ -12,6 +12,27 @@
 // CLUSTER (1 below sm_90). Grid: (splits, kv_heads · tiles of 16 packed rows, batch), splits a
 // multiple of CLUSTER. `partials`: 6 · ROWS · V_DIM bytes for each cluster; `counters`: zeros, CLUSTER
 // for each (head tile, sequence).
+// variant: any
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=1
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=4
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=2
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=1
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=4
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=2
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=1
 #include "sdpa_common.cuh"
 
 #ifndef WARPS
@@ -23,7 +44,8 @@
 #ifndef MIN_BLOCKS
 #define MIN_BLOCKS 1
 #endif
-#ifndef CLUSTER
+#if !defined(CLUSTER) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900)
+#undef CLUSTER
 #define CLUSTER 1
 #endif
 #if CLUSTER > 1

@@ -10,6 +10,11 @@
 // Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), QT = KT = VT (1 or 2), MASK_TENSOR,
 // MASK_T, SOFTCAP, WARPS, KEYS (a multiple of 16). `scale` must be above 0 unless SOFTCAP or
 // MASK_TENSOR. Grid: (q_heads, query blocks, batch).
+// variant: any
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DKEYS=64
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DKEYS=64
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DKEYS=64
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DKEYS=64
 #include "sdpa_common.cuh"
 
 #ifndef WARPS

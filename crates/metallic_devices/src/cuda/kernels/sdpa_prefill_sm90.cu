@@ -9,8 +9,19 @@
 // runs under another's products.
 //
 // Bands, live lengths and grouped heads are taken; mask tensors and softcap are not.
-// Compiled per call class: HEAD_DIM = V_DIM (64 or 128), QT = KT = VT (1 or 2), GROUPS, KEYS, STAGES.
-// Grid: as many blocks as run at once: one a multiprocessor, two with GROUPS 1.
+// Compiled per call class: HEAD_DIM = V_DIM (64 or 128), QT = KT = VT (1 or 2), GROUPS, KEYS (a width in
+// sdpa_wgmma.cuh), STAGES. Grid: as many blocks as run at once: one a multiprocessor, two with
+// GROUPS 1. `counters`: two zeros.
+// variant: any
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DGROUPS=1 -DKEYS=128 -DSTAGES=2
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DGROUPS=2 -DKEYS=192 -DSTAGES=2
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DGROUPS=1 -DKEYS=64 -DSTAGES=2
+// variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DGROUPS=2 -DKEYS=128 -DSTAGES=2
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DGROUPS=1 -DKEYS=128 -DSTAGES=2
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DGROUPS=2 -DKEYS=192 -DSTAGES=2
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DGROUPS=1 -DKEYS=64 -DSTAGES=2
+// variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DGROUPS=2 -DKEYS=128 -DSTAGES=2
+// arch: sm_90a
 #include "sdpa_common.cuh"
 #include "sdpa_wgmma.cuh"
 
@@ -36,8 +47,8 @@ constexpr int Q_PANEL = QUERIES * 128;
 constexpr int K_PANEL = KEYS * 128;
 constexpr int WARPS_COMPUTING = GROUPS * 4;
 // What setmaxnreg hands out: all registers of the multiprocessor.
-constexpr int COPYING_REGISTERS = GROUPS == 3 ? 32 : 24;
-constexpr int COMPUTING_REGISTERS = GROUPS == 3 ? 160 : GROUPS == 2 ? 240 : 232;
+constexpr int COPYING_REGISTERS = 40;
+constexpr int COMPUTING_REGISTERS = GROUPS == 3 ? 152 : GROUPS == 2 ? 232 : 216;
 
 struct alignas(64) TensorMap {
     u64 opaque[16];
