@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// List devices and their kernels
     Devices(DevicesArgs),
+    /// Compile every kernel of a device into its disk cache
+    Prewarm(PrewarmArgs),
     /// Download a model from the hub
     Pull(PullArgs),
     /// Run one operation on tensors in files
@@ -175,6 +177,19 @@ pub(crate) struct DevicesArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PrewarmArgs {
+    /// Device whose kernels are compiled
+    #[arg(long, value_name = "DEVICE", default_value = "cuda")]
+    pub(crate) device: String,
+    /// Architecture to compile for, as sm_90a, with no device needed [default: the device's]
+    #[arg(long, value_name = "ARCH")]
+    pub(crate) arch: Option<String>,
+    /// Name each kernel
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// org/repo, org/repo:file or org/repo:quantisation
     #[arg(value_name = "NAME")]
@@ -233,6 +248,10 @@ pub(crate) struct ParityArgs {
     /// A part of the matrix that takes seconds
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Compare every op but attention with the CPU's plain loops, instead of attention with the
+    /// oracle
+    #[arg(long, conflicts_with_all = ["quick", "json"])]
+    pub(crate) ops: bool,
     /// Write the report as JSON; `-` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,
@@ -318,6 +337,7 @@ impl Command {
             Command::Inspect(_)
             | Command::Tokenize(_)
             | Command::Devices(_)
+            | Command::Prewarm(_)
             | Command::Pull(_)
             | Command::Completions(_) => None,
         }

@@ -10,7 +10,9 @@ mod devices;
 mod inspect;
 mod op;
 mod parity;
+mod parity_ops;
 mod perplexity;
+mod prewarm;
 #[cfg_attr(not(feature = "hub"), path = "commands/pull_without_hub.rs")]
 mod pull;
 mod run;
@@ -31,6 +33,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::Prewarm(args) => prewarm::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Op(OpCommand::Sdpa(args)) => op::sdpa(&args),
         Command::Parity(args) => parity::run(&args),

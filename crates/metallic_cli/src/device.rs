@@ -7,6 +7,7 @@ use metallic::Context;
 use metallic::config::process_env;
 use metallic::dispatch::Policies;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
+use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
 use metallic_devices::{KINDS, Profile};
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
@@ -31,13 +32,13 @@ pub(crate) fn open(args: &BackendArgs) -> Result<Context> {
 /// As [`open`].
 pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -> Result<Context> {
     let policies = policy::resolve(args, &process_env)?;
-    let kind = device_kind(&args.device)?;
+    let (kind, index) = parse(&args.device)?;
     if args.verbose {
         policy::describe(&policies);
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
     let options = DeviceOptions { threads: args.threads, profile: args.profile };
-    let context = open_device(kind, options, policies, recorder)?;
+    let context = open_device(kind, index, options, policies, recorder)?;
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
     }
@@ -51,12 +52,13 @@ pub(crate) struct DeviceOptions {
     profile: Option<Profile>,
 }
 
-/// The device of kind `kind`, one of [`KINDS`], with its kernels.
+/// Device number `index` of kind `kind`, one of [`KINDS`], with its kernels.
 ///
 /// # Errors
 /// When there is none, or an option means nothing to it.
 pub(crate) fn open_device(
     kind: &str,
+    index: u32,
     options: DeviceOptions,
     policies: Policies,
     recorder: Recorder,
@@ -67,11 +69,12 @@ pub(crate) fn open_device(
             let options = MetalOptions { profile, ..MetalOptions::default() };
             Ok(MetalDevice::context(options, policies, recorder)?)
         }
+        _ if options.profile == Some(Profile::Latency) => {
+            let expected = format!("throughput on {kind}, where latency has no meaning yet");
+            Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected })
+        }
+        "cuda" => Ok(CudaDevice::context(index, policies, recorder)?),
         _ => {
-            if options.profile == Some(Profile::Latency) {
-                let expected = format!("throughput on {kind}, which runs one op at a time anyway");
-                return Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected });
-            }
             let defaults = CpuOptions::default();
             let threads = options.threads.unwrap_or(defaults.threads);
             Ok(CpuDevice::context(CpuOptions { threads, ..defaults }, policies, recorder))
@@ -79,13 +82,16 @@ pub(crate) fn open_device(
     }
 }
 
-/// The kind that `--device` names, as `cpu` or `cpu:0`.
-fn device_kind(name: &str) -> Result<&'static str> {
-    let named = |kind: &&&str| name == **kind || name == format!("{kind}:0");
-    KINDS.iter().find(named).copied().ok_or_else(|| {
-        let known = KINDS.join(", ");
-        Error::UnknownDevice { name: name.to_owned(), known }
-    })
+/// Kind and number of a device's name: `cuda` and `cuda:0` are the same.
+///
+/// # Errors
+/// [`Error::UnknownDevice`].
+pub(crate) fn parse(name: &str) -> Result<(&'static str, u32)> {
+    let unknown = || Error::UnknownDevice { name: name.to_owned(), known: KINDS.join(", ") };
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    let kind = KINDS.iter().copied().find(|known| *known == kind).ok_or_else(unknown)?;
+    let index = index.parse().ok().filter(|index| kind == "cuda" || *index == 0);
+    Ok((kind, index.ok_or_else(unknown)?))
 }
 
 fn recorder(metrics: Option<&Path>, mut exporters: Vec<Box<dyn Exporter>>) -> Result<Recorder> {

@@ -3,6 +3,7 @@
 //! This file holds the only gates for operating systems and devices.
 
 pub mod cpu;
+pub mod cuda;
 mod graph_options;
 #[cfg(any(target_os = "macos", objc_standin))]
 pub mod metal;
@@ -11,10 +12,11 @@ pub mod metal;
 pub mod metal;
 pub mod process;
 mod profile;
+mod sdpa_graph;
 mod size_class;
 
 pub use graph_options::{GraphOptions, HiddenKeys, Operands, Terms};
 pub use profile::Profile;
 
 /// The kinds of devices in this build, the one that runs by default first.
-pub const KINDS: &[&str] = if metal::PRESENT { &["metal", "cpu"] } else { &["cpu"] };
+pub const KINDS: &[&str] = if metal::PRESENT { &["metal", "cpu"] } else { &["cpu", "cuda"] };

@@ -1,4 +1,11 @@
-//! What the operating system says about this process. Not: memory handed out by a device.
+//! What the operating system does for this process: its memory's size, mapped files. Not: memory
+//! handed out by a device.
+
+use std::fs::File;
+use std::path::Path;
+
+use metallic::tensor::HostBytes;
+use metallic::{Error, Result};
 
 /// The most memory this process ever had resident, in bytes; `None` when the system does not say.
 pub fn peak_memory_bytes() -> Option<u64> {
@@ -11,6 +18,23 @@ pub fn peak_memory_bytes() -> Option<u64> {
     // Linux counts in KiB, macOS in bytes (their `getrusage` manual pages).
     let unit = if std::env::consts::OS == "macos" { 1 } else { 1024 };
     u64::try_from(usage.ru_maxrss).ok()?.checked_mul(unit)
+}
+
+/// The bytes of a file, mapped.
+///
+/// # Errors
+/// [`Error::Read`] with the operating system's words.
+pub(crate) fn map_file(path: &Path) -> Result<HostBytes> {
+    let read_error =
+        |error: std::io::Error| Error::Read { path: path.into(), reason: error.to_string() };
+    let file = File::open(path).map_err(read_error)?;
+    if file.metadata().map_err(read_error)?.len() == 0 {
+        return Ok(HostBytes::new(Vec::new()));
+    }
+    // SAFETY: a file changed by others while mapped is the known risk of every mapped model;
+    // all values are read as plain bytes and checked before use.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read_error)?;
+    Ok(HostBytes::new(map))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 pub mod block;
 pub mod cases;
 pub mod null_device;
+pub mod ops;
 pub mod oracle;
 pub mod parity;
 pub mod place;

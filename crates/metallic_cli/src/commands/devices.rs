@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use metallic::Context;
 use metallic::dispatch::Policies;
 use metallic_devices::KINDS;
+use metallic_devices::cuda::{self, CudaDevice};
 use metallic_instrumentation::Recorder;
 use serde_json::json;
 
@@ -19,29 +20,38 @@ use crate::output::print_json;
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn run(args: &DevicesArgs) -> Result<()> {
-    let opened = KINDS.iter().map(|&kind| {
-        let options = DeviceOptions::default();
-        (kind, device::open_device(kind, options, Policies::default(), Recorder::disabled()))
+    let opened = KINDS.iter().flat_map(|&kind| {
+        let count = if kind == "cuda" { CudaDevice::count() } else { 1 };
+        (0..count).map(move |index| {
+            let (options, policies) = (DeviceOptions::default(), Policies::default());
+            let name = format!("{kind}:{index}");
+            (name, device::open_device(kind, index, options, policies, Recorder::disabled()))
+        })
     });
+    let with_cuda = KINDS.contains(&"cuda");
     if args.json {
         let devices: Vec<_> = opened
-            .map(|(kind, opened)| match opened {
+            .map(|(name, opened)| match opened {
                 Ok(ctx) => json!({
                     "device": ctx.device().id().to_string(),
                     "description": ctx.device().description(),
                     "kernels": kernels(&ctx),
                 }),
-                Err(error) => json!({ "device": kind, "error": error.to_string() }),
+                Err(error) => json!({ "device": name, "error": error.to_string() }),
             })
             .collect();
-        return print_json(&json!({ "devices": devices }));
+        let mut all = json!({ "devices": devices });
+        if with_cuda {
+            all["cuda_libraries"] = cuda::libraries().iter().map(library).collect();
+        }
+        return print_json(&all);
     }
     let mut out = io::stdout().lock();
-    for (kind, opened) in opened {
+    for (name, opened) in opened {
         let ctx = match opened {
             Ok(ctx) => ctx,
             Err(error) => {
-                writeln!(out, "{kind}  cannot be opened: {error}")?;
+                writeln!(out, "{name}  cannot be opened: {error}")?;
                 continue;
             }
         };
@@ -51,10 +61,27 @@ pub(super) fn run(args: &DevicesArgs) -> Result<()> {
                 .iter()
                 .map(|(backend, variants)| format!("{backend} ({})", variants.join(", ")))
                 .collect();
-            writeln!(out, "  {op:<12} {}", backends.join("; "))?;
+            writeln!(out, "  {op:<15} {}", backends.join("; "))?;
+        }
+    }
+    if with_cuda {
+        writeln!(out, "libraries of NVIDIA's")?;
+        for found in cuda::libraries() {
+            writeln!(out, "  {found}")?;
         }
     }
     Ok(())
+}
+
+/// A library as JSON: version and place, or what is missing.
+fn library(found: &cuda::Found) -> serde_json::Value {
+    let name = found.component.name();
+    match &found.state {
+        Ok(presence) => {
+            json!({ "name": name, "version": presence.version, "place": presence.place })
+        }
+        Err(reason) => json!({ "name": name, "missing": reason }),
+    }
 }
 
 type Kernels = BTreeMap<&'static str, BTreeMap<&'static str, Vec<&'static str>>>;

@@ -12,6 +12,7 @@ use metallic_testkit::cases::block::blocks;
 use metallic_testkit::cases::sdpa::{SdpaTypes, minimum, quick, seed};
 use metallic_testkit::parity::{self, Progress, Report, Row, Target};
 
+use super::parity_ops;
 use crate::args::ParityArgs;
 use crate::aside::Aside;
 use crate::device;
@@ -23,6 +24,9 @@ use crate::output::note;
 /// # Errors
 /// [`Error::Parity`] when any case failed or none ran; a report that cannot be written.
 pub(super) fn run(args: &ParityArgs) -> Result<()> {
+    if args.ops {
+        return parity_ops::run(args);
+    }
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let report_file = args.json.as_deref().filter(|_| !to_stdout);
     // A report that cannot be written should not cost minutes first.

@@ -1,7 +1,6 @@
 //! The CPU as a device: memory, mapped files, and the list of its kernels.
 
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use metallic_instrumentation::Recorder;
 use super::buffer::{CPU, CpuBuffer, Pool};
 use super::pool::ThreadPool;
 use super::simd::Level;
+use crate::process::map_file;
 
 /// How to open the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -150,16 +150,7 @@ impl Device for CpuDevice {
     }
 
     fn map_file(&self, path: &Path) -> Result<HostBytes> {
-        let read_error =
-            |error: std::io::Error| Error::Read { path: path.into(), reason: error.to_string() };
-        let file = File::open(path).map_err(read_error)?;
-        if file.metadata().map_err(read_error)?.len() == 0 {
-            return Ok(HostBytes::new(Vec::new()));
-        }
-        // SAFETY: a file changed by others while mapped is the known risk of every mapped model;
-        // all values are read as plain bytes and checked before use.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read_error)?;
-        Ok(HostBytes::new(map))
+        map_file(path)
     }
 }
 

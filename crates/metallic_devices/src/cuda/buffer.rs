@@ -1,0 +1,225 @@
+//! Device memory as a buffer of tensors, pooled in the order of the stream.
+//!
+//! Freed blocks are kept by size and handed out again at once: everything runs on one stream, so
+//! the next user's work comes after the last one's. When the device is full, kept blocks are given
+//! back before a request fails.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result::{free_sync, malloc_sync};
+use cudarc::driver::sys::CUdeviceptr;
+use metallic::device::{DeviceId, MemoryStats};
+use metallic::tensor::{Buffer, Tensor};
+use metallic::{Error, Result};
+
+use super::error::{Doing, is_out_of_memory};
+use super::stream::Stream;
+
+/// What the driver aligns allocations to, and every kernel may count on.
+const ALIGNMENT: usize = 256;
+/// From here on sizes are multiples of this, the driver's own granularity.
+const LARGE: usize = 2 << 20;
+
+/// A run of device memory, given back to its pool when dropped.
+pub(crate) struct CudaBuffer {
+    start: CUdeviceptr,
+    bytes: usize,
+    pool: Arc<MemoryPool>,
+}
+
+impl CudaBuffer {
+    /// The device address of the first byte, aligned to 256 bytes.
+    pub(crate) fn start(&self) -> CUdeviceptr {
+        self.start
+    }
+}
+
+impl Drop for CudaBuffer {
+    fn drop(&mut self) {
+        self.pool.release(self.start, self.bytes);
+    }
+}
+
+impl Buffer for CudaBuffer {
+    fn device(&self) -> DeviceId {
+        self.pool.stream.id()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl fmt::Debug for CudaBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaBuffer({} bytes at {:#x})", self.bytes, self.start)
+    }
+}
+
+/// The memory of one device.
+pub(crate) struct MemoryPool {
+    stream: Arc<Stream>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Kept blocks by size.
+    free: BTreeMap<usize, Vec<CUdeviceptr>>,
+    stats: MemoryStats,
+}
+
+/// Sizes repeat: eighths of the next power of two below 2 MiB, multiples of 2 MiB above.
+fn size_class(bytes: usize) -> Option<usize> {
+    let bytes = bytes.max(1);
+    if bytes >= LARGE {
+        return bytes.checked_next_multiple_of(LARGE);
+    }
+    bytes.checked_next_multiple_of((bytes.next_power_of_two() / 8).max(ALIGNMENT))
+}
+
+impl MemoryPool {
+    /// An empty pool of the stream's device.
+    pub(crate) fn new(stream: Arc<Stream>) -> Arc<Self> {
+        Arc::new(Self { stream, state: Mutex::default() })
+    }
+
+    /// Memory of at least `bytes` bytes with unspecified contents, ready for work on the stream.
+    /// Kernels use it for scratch too: drop it as soon as the last launch that uses it was made.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<CudaBuffer> {
+        let device = self.stream.id();
+        let class = size_class(bytes).ok_or(Error::OutOfMemory { device, bytes })?;
+        let mut state = self.lock();
+        // A kept block may be up to an eighth larger than what was asked for.
+        let kept = state.free.range(class..=class + class / 8).next().map(|(size, _)| *size);
+        let (start, bytes) = match kept.and_then(|size| Some((state.take(size)?, size))) {
+            Some((start, size)) => {
+                state.stats.pooled -= size;
+                (start, size)
+            }
+            None => (self.take_new(&mut state, class)?, class),
+        };
+        state.stats.in_use += bytes;
+        state.stats.peak = state.stats.peak.max(state.stats.in_use);
+        drop(state);
+        Ok(CudaBuffer { start, bytes, pool: Arc::clone(self) })
+    }
+
+    /// New memory from the driver; gives back all kept blocks when there is none.
+    fn take_new(&self, state: &mut State, bytes: usize) -> Result<CUdeviceptr> {
+        let device = self.stream.id();
+        self.stream.bind()?;
+        // SAFETY: a plain allocation of a size above 0, freed by `release` or `trim` alone.
+        match unsafe { malloc_sync(bytes) } {
+            Err(error) if is_out_of_memory(error) && state.stats.pooled > 0 => {
+                self.trim(state)?;
+                // SAFETY: as above.
+                match unsafe { malloc_sync(bytes) } {
+                    Err(error) if is_out_of_memory(error) => {
+                        Err(Error::OutOfMemory { device, bytes })
+                    }
+                    result => result.doing(device, "allocate", || format!("{bytes} bytes")),
+                }
+            }
+            Err(error) if is_out_of_memory(error) => Err(Error::OutOfMemory { device, bytes }),
+            result => result.doing(device, "allocate", || format!("{bytes} bytes")),
+        }
+    }
+
+    /// Gives all kept blocks back to the driver.
+    fn trim(&self, state: &mut State) -> Result<()> {
+        self.stream.synchronize()?;
+        for (size, blocks) in std::mem::take(&mut state.free) {
+            for start in blocks {
+                state.stats.pooled -= size;
+                // SAFETY: nobody holds the block, and all work on it is done.
+                unsafe { free_sync(start) }
+                    .doing(self.stream.id(), "free", || format!("{size} bytes"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, start: CUdeviceptr, bytes: usize) {
+        let mut state = self.lock();
+        state.stats.in_use -= bytes;
+        state.stats.pooled += bytes;
+        state.free.entry(bytes).or_default().push(start);
+    }
+
+    /// Bytes in use, at most, and kept.
+    pub(crate) fn stats(&self) -> MemoryStats {
+        self.lock().stats
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, size: usize) -> Option<CUdeviceptr> {
+        let blocks = self.free.get_mut(&size)?;
+        let start = blocks.pop();
+        if blocks.is_empty() {
+            self.free.remove(&size);
+        }
+        start
+    }
+}
+
+impl Drop for MemoryPool {
+    fn drop(&mut self) {
+        let mut state = std::mem::take(&mut *self.lock());
+        // The process may be ending with the driver gone; then there is nothing left to free.
+        if let Err(error) = self.trim(&mut state) {
+            tracing::debug!(%error, "device memory was not freed");
+        }
+    }
+}
+
+impl fmt::Debug for MemoryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryPool").field("stats", &self.stats()).finish()
+    }
+}
+
+/// The device address of the first element of `tensor` (for quantised types, of its block).
+pub(crate) fn device_ptr(tensor: &Tensor) -> CUdeviceptr {
+    let buffer: &CudaBuffer = tensor
+        .buffer()
+        .as_any()
+        .downcast_ref()
+        .expect("the context checked that every tensor lies on its device");
+    let dtype = tensor.dtype();
+    let offset = tensor.layout().offset() / dtype.block_len() * dtype.block_bytes();
+    buffer.start + offset as CUdeviceptr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_repeat_and_waste_little() {
+        assert_eq!(size_class(0), Some(256));
+        assert_eq!(size_class(1000), Some(1024));
+        assert_eq!(size_class(LARGE + 1), Some(2 * LARGE));
+        assert_eq!(size_class(usize::MAX), None);
+        for bytes in (1..4 * LARGE).step_by(9973) {
+            let class = size_class(bytes).unwrap();
+            assert!(class >= bytes && class.is_multiple_of(ALIGNMENT));
+            assert_eq!(size_class(class), Some(class), "{bytes}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A GPU as a device: memory, transfers, and the list of its kernels.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cudarc::driver::result::memset_d8_async;
+use metallic::cache::ResourceCache;
+use metallic::device::{Device, DeviceId, MemoryStats};
+use metallic::dispatch::{KernelBackendRegistry, Policies};
+use metallic::tensor::{Buffer, HostBytes};
+use metallic::{Context, Result};
+use metallic_instrumentation::Recorder;
+
+use super::buffer::CudaBuffer;
+use super::error::{Doing, device_error};
+use super::gpu::Gpu;
+use super::libraries::{Component, library};
+use super::staging::Staging;
+use crate::process::map_file;
+
+/// An NVIDIA GPU.
+pub struct CudaDevice {
+    gpu: Arc<Gpu>,
+    staging: Staging,
+}
+
+impl CudaDevice {
+    /// How many devices the driver has; 0 without a driver.
+    pub fn count() -> u32 {
+        if library(Component::Driver).state.is_err() {
+            return 0;
+        }
+        let count = cudarc::driver::CudaContext::device_count();
+        cudarc::driver::result::init()
+            .and(count)
+            .map_or(0, |count| u32::try_from(count).unwrap_or(0))
+    }
+
+    /// Opens device number `index`.
+    ///
+    /// # Errors
+    /// [`metallic::Error::Device`] when there is no driver or no such device, with what is missing.
+    pub fn new(index: u32) -> Result<Self> {
+        let id = DeviceId { kind: "cuda", index };
+        if let Err(reason) = &library(Component::Driver).state {
+            return Err(device_error(id, "open", format!("no driver: {reason}")));
+        }
+        let gpu = Gpu::open(index)?;
+        let staging = Staging::new(Arc::clone(&gpu.stream));
+        Ok(Self { gpu, staging })
+    }
+
+    /// A context on device number `index` with all its kernels.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::new`].
+    pub fn context(index: u32, policies: Policies, recorder: Recorder) -> Result<Context> {
+        let device = Self::new(index)?;
+        let mut registry = KernelBackendRegistry::new(device.id(), policies);
+        super::register(&mut registry, &device.gpu);
+        Ok(Context::new(Arc::new(device), registry, ResourceCache::default(), recorder))
+    }
+
+    /// The architecture kernels are compiled for, as `sm_90a`.
+    pub fn arch(&self) -> &str {
+        self.gpu.modules.arch()
+    }
+
+    fn buffer<'a>(
+        &self,
+        what: &'static str,
+        buffer: &'a dyn Buffer,
+        (offset, bytes): (usize, usize),
+    ) -> Result<&'a CudaBuffer> {
+        let error = |reason: String| device_error(self.id(), what, reason);
+        let own = buffer
+            .as_any()
+            .downcast_ref::<CudaBuffer>()
+            .filter(|own| own.device() == self.id())
+            .ok_or_else(|| error(format!("the buffer lies on {}", buffer.device())))?;
+        if offset.checked_add(bytes).is_none_or(|end| end > own.bytes()) {
+            let size = own.bytes();
+            return Err(error(format!("{bytes} bytes at {offset} of a buffer of {size}")));
+        }
+        Ok(own)
+    }
+}
+
+impl Device for CudaDevice {
+    fn id(&self) -> DeviceId {
+        self.gpu.id()
+    }
+
+    fn description(&self) -> String {
+        let chip = self.gpu.stream.properties();
+        let gib = chip.memory_bytes as f64 / (1u64 << 30) as f64;
+        let arch = self.arch();
+        format!("{}, {} multiprocessors, {gib:.0} GiB, {arch}", chip.name, chip.multiprocessors)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(self.gpu.memory.allocate(bytes)?))
+    }
+
+    fn import(&self, bytes: HostBytes) -> Result<Arc<dyn Buffer>> {
+        let copy = self.allocate(bytes.len())?;
+        self.write(&*copy, 0, &bytes)?;
+        Ok(copy)
+    }
+
+    fn write(&self, buffer: &dyn Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        let own = self.buffer("write", buffer, (offset, bytes.len()))?;
+        // SAFETY: the range was checked; the buffer outlives the copy, since memory that is let go
+        // of is reused in the order of the stream.
+        unsafe { self.staging.write(own.start() + offset as u64, bytes) }
+    }
+
+    fn read(&self, buffer: &dyn Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let own = self.buffer("read", buffer, (offset, bytes.len()))?;
+        // SAFETY: the range was checked.
+        unsafe { self.staging.read(own.start() + offset as u64, bytes) }?;
+        self.gpu.synchronize()
+    }
+
+    fn zero(&self, buffer: &dyn Buffer) -> Result<()> {
+        let own = self.buffer("zero", buffer, (0, buffer.bytes()))?;
+        self.gpu.stream.bind()?;
+        // SAFETY: the whole buffer.
+        unsafe { memset_d8_async(own.start(), 0, own.bytes(), self.gpu.stream.raw()) }.doing(
+            self.id(),
+            "zero",
+            || format!("{} bytes", own.bytes()),
+        )
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.gpu.synchronize()
+    }
+
+    fn memory(&self) -> MemoryStats {
+        self.gpu.memory.stats()
+    }
+
+    fn map_file(&self, path: &Path) -> Result<HostBytes> {
+        map_file(path)
+    }
+}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description())
+    }
+}

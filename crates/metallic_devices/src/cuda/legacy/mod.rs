@@ -1,0 +1,21 @@
+//! Hand-written kernels as the registry sees them, one file an op. Their code lies in `../kernels`.
+
+mod add;
+mod embedding;
+mod gemm;
+mod kv_append;
+mod linear;
+mod rms_norm;
+mod rope;
+mod sdpa;
+mod swiglu;
+
+pub(crate) use add::LegacyAdd;
+pub(crate) use embedding::LegacyEmbedding;
+pub(crate) use gemm::LegacyGemm;
+pub(crate) use kv_append::LegacyKvAppend;
+pub(crate) use linear::LegacyGemv;
+pub(crate) use rms_norm::LegacyRmsNorm;
+pub(crate) use rope::LegacyRope;
+pub(crate) use sdpa::LegacySdpa;
+pub(crate) use swiglu::LegacySwiGlu;

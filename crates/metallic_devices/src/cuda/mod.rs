@@ -1,0 +1,64 @@
+//! NVIDIA GPUs, through the driver's library loaded at run time: without one, this is a module that
+//! says what is missing.
+//!
+//! What kernels and executors build on, in reading order:
+//!
+//! - [`gpu::Gpu`]: one device, held by every kernel through `Arc`. `gpu.launch(kernel, shape,
+//!   &params)` compiles on first use and launches with one `#[repr(C)]` plain value;
+//!   `gpu.function(kernel)?.launch(shape, &[Param::new(&a), …])` takes several.
+//! - [`stream::Stream`]: the context and the one stream; `raw()` for the driver's own calls (after
+//!   `bind()`), `event`, `properties` of the chip.
+//! - [`buffer::CudaBuffer`], [`buffer::device_ptr`], [`view::View`]: tensors as addresses. Scratch
+//!   memory is `gpu.workspace(bytes)?`, dropped after the last launch that uses it.
+//! - [`sources`]: a new `.cu` file is one line in `SOURCES`; its variants are lines in the file.
+//! - [`libraries`]: what is installed. [`compile`]: NVRTC behind the disk cache. [`module`]: loaded
+//!   code. [`staging`]: copies. [`blas`]: cuBLASLt.
+
+mod blas;
+mod buffer;
+mod compile;
+mod device;
+mod error;
+mod gpu;
+mod graph;
+mod legacy;
+mod libraries;
+mod module;
+mod sources;
+mod staging;
+mod stream;
+mod view;
+
+pub use compile::prewarm;
+pub use device::CudaDevice;
+pub use libraries::{Component, Found, LIBRARY_PATH, Presence, libraries, library};
+
+use std::sync::Arc;
+
+use metallic::dispatch::{Backend, KernelBackendRegistry};
+use metallic::graph::Cached;
+use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::op::Sdpa;
+
+use self::gpu::Gpu;
+use self::graph::CudaGraphExecutor;
+use self::legacy::{
+    LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
+    LegacySdpa, LegacySwiGlu,
+};
+
+/// Every kernel of a GPU, one line each.
+fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
+    let gpu = || Arc::clone(gpu);
+    registry.register(Backend::Legacy, "rows", LegacyEmbedding(gpu()));
+    registry.register(Backend::Legacy, "rows", LegacyRmsNorm(gpu()));
+    registry.register(Backend::Legacy, "gemv", LegacyGemv(gpu()));
+    registry.register(Backend::Legacy, "cublaslt", LegacyGemm(gpu()));
+    registry.register(Backend::Legacy, "pairs", LegacyRope(gpu()));
+    registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
+    let executor = Arc::new(CudaGraphExecutor::new(gpu()));
+    registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
+    registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
+    registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
+    registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));
+}
