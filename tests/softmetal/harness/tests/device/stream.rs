@@ -61,6 +61,23 @@ fn buffers_freed_while_the_gpu_uses_them_are_not_given_to_the_host() {
 }
 
 #[test]
+fn throughput_profile_times_every_command_buffer() {
+    let (exporter, events) = ChannelExporter::new();
+    let options = MetalOptions { max_kernels: 2, ..MetalOptions::default() };
+    let ctx = metal_with(options, Recorder::new(vec![Box::new(exporter)]));
+    let (x, y) = (ones(&ctx), ones(&ctx));
+    for _ in 0..5 {
+        add(&ctx, &x, &y).unwrap();
+    }
+    ctx.device().synchronize().unwrap();
+    let buffers = events.try_iter().filter(|record| match &record.event {
+        MetricEvent::InternalKernelCompleted { parent_op, .. } => parent_op == "command_buffer",
+        _ => false,
+    });
+    assert_eq!(buffers.count(), 3);
+}
+
+#[test]
 fn latency_profile_times_every_op() {
     let (exporter, events) = ChannelExporter::new();
     let options = MetalOptions { profile: Profile::Latency, ..MetalOptions::default() };
