@@ -31,6 +31,7 @@ mod pool;
 mod stream;
 mod submission;
 
+mod graph;
 mod legacy;
 
 pub use buffer::METAL;
@@ -41,7 +42,7 @@ use metallic::dispatch::{Backend, KernelBackendRegistry};
 
 use self::legacy::{
     ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, LegacyAdd, LegacyEmbedding, LegacyKvAppend,
-    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu,
+    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu, SoftmaxMpsSdpa,
 };
 
 /// Whether this build has the device.
@@ -59,6 +60,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     registry.register(Backend::Legacy, "flash_decode", FlashDecodeSdpa(metal()));
     registry.register(Backend::Legacy, "flash_prefill", FlashPrefillSdpa(metal()));
     registry.register(Backend::Legacy, "composed", ComposedSdpa(metal()));
+    registry.register(Backend::Legacy, "softmax_mps", SoftmaxMpsSdpa(metal()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
 }

@@ -16,7 +16,7 @@ pub(crate) use kv_append::LegacyKvAppend;
 pub(crate) use linear::LegacyLinear;
 pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
-pub(crate) use sdpa::{ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa};
+pub(crate) use sdpa::{ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, SoftmaxMpsSdpa};
 pub(crate) use swiglu::LegacySwiGlu;
 
 use metallic::Result;

@@ -6,8 +6,10 @@ use softmetal_objc as _;
 
 mod embedding;
 mod kv_append;
+mod linear;
 mod memory;
 mod rows;
+mod sdpa;
 mod stream;
 mod support;
 mod tiny_model;

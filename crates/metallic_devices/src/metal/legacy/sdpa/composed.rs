@@ -53,17 +53,18 @@ impl KernelInvocable<Sdpa> for ComposedSdpa {
 
 /// How much of a call lies in memory at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Chunk {
+pub(super) struct Chunk {
     /// Key heads.
-    heads: usize,
+    pub(super) heads: usize,
     /// Stacked rows, whole tiles.
-    rows: usize,
+    pub(super) rows: usize,
     /// Floats from one row of scores to the next, whole tiles.
-    score_stride: usize,
+    pub(super) score_stride: usize,
 }
 
 impl Chunk {
-    fn new(call: &Call<'_>, bytes: usize) -> Self {
+    /// At most `bytes` bytes of scores, or one tile of rows of one head.
+    pub(super) fn new(call: &Call<'_>, bytes: usize) -> Self {
         Self::of(call.heads, call.rows, call.kv_len, bytes)
     }
 
