@@ -37,6 +37,9 @@ pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -
         policy::describe(&policies);
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
+    if kind != "cpu" && args.threads.is_some() {
+        note!("--threads is for the cpu and changes nothing on {kind}");
+    }
     let options = DeviceOptions { threads: args.threads, profile: args.profile };
     let context = open_device(kind, index, options, policies, recorder)?;
     if args.verbose {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metallic::device::MemoryStats;
@@ -54,14 +54,15 @@ pub(crate) struct Pool {
     limits: Limits,
     timeline: Arc<Timeline>,
     state: Mutex<State>,
+    /// Bytes of mapped files that buffers look at. Counted apart, since Metal gives pages back
+    /// whenever it likes, perhaps while it is asked for memory.
+    mapped: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
     free: HashMap<(usize, Storage), Vec<Free>>,
     stats: MemoryStats,
-    /// Bytes of mapped files that buffers look at.
-    mapped: usize,
 }
 
 /// A freed buffer and the last submission that touches it.
@@ -78,7 +79,8 @@ impl Pool {
         let working_set = usize::try_from(device.recommendedMaxWorkingSetSize());
         let working_set = working_set.ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
         let limits = Limits { max_buffer: device.maxBufferLength(), working_set };
-        Self { device, limits, timeline, state: Mutex::default() }
+        let (state, mapped) = (Mutex::default(), AtomicUsize::new(0));
+        Self { device, limits, timeline, state, mapped }
     }
 
     /// A buffer of at least `bytes` bytes. One of [`Storage::Shared`] is not in use by the GPU.
@@ -101,13 +103,13 @@ impl Pool {
                 (free.raw, free.last_use)
             }
             None => {
-                if state.resident() + length > self.limits.working_set {
+                let fits = |state: &State| self.fits(state, length);
+                let mut raw = fits(&state).then(|| self.new_buffer(length, storage)).flatten();
+                if raw.is_none() && state.stats.pooled > 0 {
                     state.forget_free();
+                    raw = fits(&state).then(|| self.new_buffer(length, storage)).flatten();
                 }
-                if state.resident() + length > self.limits.working_set {
-                    return Err(no_memory());
-                }
-                (self.new_buffer(length, storage).ok_or_else(no_memory)?, 0)
+                (raw.ok_or_else(no_memory)?, 0)
             }
         };
         state.stats.in_use += length;
@@ -115,6 +117,12 @@ impl Pool {
         drop(state);
         let usable = length - ROW_SLACK;
         Ok(MetalBuffer::pooled(raw, storage, usable, last_use, Arc::clone(self)))
+    }
+
+    /// Whether `bytes` more may be resident.
+    fn fits(&self, state: &State, bytes: usize) -> bool {
+        let now = state.stats.in_use + state.stats.pooled + self.mapped();
+        now.checked_add(bytes).is_some_and(|bytes| bytes <= self.limits.working_set)
     }
 
     fn new_buffer(&self, length: usize, storage: Storage) -> Option<RawBuffer> {
@@ -139,17 +147,16 @@ impl Pool {
     /// # Errors
     /// [`Error::OutOfMemory`] when the device cannot hold them beside what it has.
     pub(crate) fn map(&self, bytes: usize) -> Result<()> {
-        let mut state = self.lock();
-        if bytes > self.limits.max_buffer || state.resident() + bytes > self.limits.working_set {
+        if bytes > self.limits.max_buffer || !self.fits(&self.lock(), bytes) {
             return Err(Error::OutOfMemory { device: METAL, bytes });
         }
-        state.mapped += bytes;
+        self.mapped.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
     /// Counts `bytes` of mapped files less.
     pub(crate) fn unmap(&self, bytes: usize) {
-        self.lock().mapped -= bytes;
+        self.mapped.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn stats(&self) -> MemoryStats {
@@ -158,7 +165,7 @@ impl Pool {
 
     /// Bytes of mapped files in use.
     pub(crate) fn mapped(&self) -> usize {
-        self.lock().mapped
+        self.mapped.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,10 +185,6 @@ impl State {
                 Some(free.swap_remove(idle))
             }
         }
-    }
-
-    fn resident(&self) -> usize {
-        self.stats.in_use + self.stats.pooled + self.mapped
     }
 
     fn forget_free(&mut self) {

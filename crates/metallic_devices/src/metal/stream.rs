@@ -4,6 +4,9 @@
 //! host wants a result. Two may be on the way at once; a third waits for the first. A command
 //! buffer is kept until its status was read, so that no failure is lost: one that MPSGraph
 //! committed on its own, too.
+//!
+//! Times are those of whole command buffers: GPUs of Apple sample their counters at the borders of
+//! encoders, not of kernels, so that one command buffer an op tells as much.
 
 use std::collections::VecDeque;
 use std::fmt;
