@@ -2,10 +2,11 @@
 //! reads environment variables (the `METALLIC_ARG_*` twins of flags belong to the flag parser).
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource};
+use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
 use crate::error::{Error, Result};
 use crate::op::{Op, Sdpa};
 
@@ -21,6 +22,8 @@ pub struct FlagPolicies {
     pub sdpa: Option<Policy>,
     /// `--backend`.
     pub all: Option<Policy>,
+    /// `--segments`.
+    pub segments: Option<Segments>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +38,7 @@ struct File {
 struct BackendSection {
     all: Option<String>,
     sdpa: Option<String>,
+    segments: Option<String>,
 }
 
 /// Reads a variable; unset and empty are the same.
@@ -84,7 +88,7 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
             Some(choice(policy, PolicySource::Flag("--sdpa-backend")))
         }
         FlagPolicies { all: Some(_), .. } => None,
-        FlagPolicies { sdpa: None, all: None } => from_env
+        FlagPolicies { sdpa: None, all: None, .. } => from_env
             .map(|policy| choice(policy, PolicySource::Env(FORCE_SDPA_BACKEND)))
             .or(file_sdpa),
     };
@@ -93,14 +97,26 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         .map(|policy| choice(policy, PolicySource::Flag("--backend")))
         .or(file_all)
         .unwrap_or_default();
-    let mut policies = Policies { all, ..Policies::default() };
+    let file_segments = match &file.backend.segments {
+        Some(value) => {
+            let segments = parse(value, || format!("backend.segments in {}", path.display()))?;
+            Some(SegmentsChoice { segments, source: PolicySource::File(path.clone()) })
+        }
+        None => None,
+    };
+    let segments = flags
+        .segments
+        .map(|segments| SegmentsChoice { segments, source: PolicySource::Flag("--segments") })
+        .or(file_segments)
+        .unwrap_or_default();
+    let mut policies = Policies { all, segments, ..Policies::default() };
     if let Some(sdpa) = sdpa {
         policies.ops.insert(Sdpa::ID, sdpa);
     }
     Ok(policies)
 }
 
-fn parse(value: &str, setting: impl FnOnce() -> String) -> Result<Policy> {
+fn parse<T: FromStr<Err = Error>>(value: &str, setting: impl FnOnce() -> String) -> Result<T> {
     value.parse().map_err(|error| match error {
         Error::UnknownValue { value, accepted, .. } => {
             Error::UnknownValue { setting: setting(), value, accepted }
@@ -136,8 +152,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_over_file() {
-        let dir = std::env::temp_dir().join(format!("metallic-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = folder("config");
         let file = dir.join("config.toml");
         std::fs::write(&file, "[backend]\nsdpa = \"legacy\"\n").unwrap();
         let env = |force: Option<&'static str>| {
@@ -149,7 +164,7 @@ mod tests {
             }
         };
         let resolve = |flag: Option<Policy>, force| {
-            let flags = FlagPolicies { sdpa: flag, all: None };
+            let flags = FlagPolicies { sdpa: flag, ..FlagPolicies::default() };
             let policies = policies(flags, &env(force)).unwrap();
             let choice = policies.choice("sdpa").0.clone();
             (choice.policy, choice.source)
@@ -168,7 +183,8 @@ mod tests {
             (Policy::Force(Backend::Legacy), PolicySource::File(file.clone()))
         );
         // A flag for all ops beats the environment too, without binding attention alone.
-        let all = FlagPolicies { sdpa: None, all: Some(Policy::Force(Backend::Graph)) };
+        let all = Some(Policy::Force(Backend::Graph));
+        let all = FlagPolicies { all, ..FlagPolicies::default() };
         let resolved = policies(all, &env(Some("legacy"))).unwrap();
         let (choice, own) = resolved.choice("sdpa");
         assert_eq!(choice.source, PolicySource::Flag("--backend"));
@@ -182,6 +198,37 @@ mod tests {
         std::fs::write(&file, "[backend]\nsdps = \"legacy\"\n").unwrap();
         assert!(policies(FlagPolicies::default(), &env(None)).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn segments_are_chosen_by_flag_over_file() {
+        let dir = folder("segments");
+        let file = dir.join("config.toml");
+        std::fs::write(&file, "[backend]\nsegments = \"on\"\n").unwrap();
+        let env = |name: &str| (name == CONFIG_FILE).then(|| file.display().to_string());
+        let resolve = |segments| {
+            let flags = FlagPolicies { segments, ..FlagPolicies::default() };
+            policies(flags, &env).map(|policies| policies.segments)
+        };
+        let flagged = resolve(Some(Segments::Off)).unwrap();
+        assert_eq!(flagged.segments, Segments::Off);
+        assert_eq!(flagged.source, PolicySource::Flag("--segments"));
+        let filed = resolve(None).unwrap();
+        assert_eq!(filed.segments, Segments::On);
+        assert_eq!(filed.source, PolicySource::File(file.clone()));
+        std::fs::write(&file, "[backend]\nsegments = \"graph\"\n").unwrap();
+        let error = resolve(None).unwrap_err().to_string();
+        assert!(
+            error.contains("backend.segments in ") && error.ends_with("auto, on, off"),
+            "{error}"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("metallic-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Context {
             Policy::Force(backend) => Some(backend),
             Policy::Auto => None,
         };
-        let required = self.registry.policies().required.get(O::ID).copied();
+        let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
         let mut failures = String::new();

@@ -49,6 +49,16 @@ pub enum Error {
         /// Its value.
         got: f64,
     },
+    /// A part of a segment does not take its share of the arguments.
+    #[error("{op}: {part}: {error}")]
+    Part {
+        /// The segment's name.
+        op: &'static str,
+        /// The part, as `q projection`.
+        part: &'static str,
+        /// What the part's own check says.
+        error: Box<Error>,
+    },
     /// A view reaches past its buffer or splits a block.
     #[error("a {dtype} view of shape {} with strides {:?} at offset {} does not fit a buffer of {bytes} bytes", .layout.shape(), .layout.strides(), .layout.offset())]
     Layout {

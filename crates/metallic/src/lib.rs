@@ -13,6 +13,7 @@ pub mod dispatch;
 mod error;
 pub mod graph;
 pub mod op;
+pub mod segment;
 pub mod tensor;
 
 pub use context::Context;

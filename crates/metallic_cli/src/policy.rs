@@ -11,6 +11,7 @@ use crate::output::note;
 
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
+const SEGMENTS_TWIN: &str = "METALLIC_ARG_SEGMENTS";
 
 /// The policies `args` ask for.
 ///
@@ -20,18 +21,21 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
     // A typed `--backend` is above the twin of `--sdpa-backend`.
     let overruled = args.sdpa_backend_from_env && args.backend.is_some() && !args.backend_from_env;
     let sdpa = args.sdpa_backend.filter(|_| !overruled);
-    let mut policies = config::policies(FlagPolicies { sdpa, all: args.backend }, env)?;
+    let flags = FlagPolicies { sdpa, all: args.backend, segments: args.segments };
+    let mut policies = config::policies(flags, env)?;
     if args.sdpa_backend_from_env && !overruled {
         check_twin(args.sdpa_backend, env)?;
     }
     let twin = |source: &PolicySource| match source {
         PolicySource::Flag("--sdpa-backend") if args.sdpa_backend_from_env => Some(SDPA_TWIN),
         PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
+        PolicySource::Flag("--segments") if args.segments_from_env => Some(SEGMENTS_TWIN),
         _ => None,
     };
-    for choice in policies.ops.values_mut().chain([&mut policies.all]) {
-        if let Some(twin) = twin(&choice.source) {
-            choice.source = PolicySource::Env(twin);
+    let sources = policies.ops.values_mut().map(|choice| &mut choice.source);
+    for source in sources.chain([&mut policies.all.source, &mut policies.segments.source]) {
+        if let Some(twin) = twin(source) {
+            *source = PolicySource::Env(twin);
         }
     }
     if let Some(required) = args.require_backend {
@@ -68,7 +72,9 @@ pub(crate) fn describe(policies: &Policies) {
     if policies.all.policy != Policy::Auto {
         note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
     }
-    if let Some(required) = policies.required.get(Sdpa::ID) {
+    let segments = &policies.segments;
+    note!("segments: {} (from {})", segments.segments, segments.source);
+    if let Some(required) = policies.required(Sdpa::ID) {
         note!("required sdpa backend: {required}");
     }
 }

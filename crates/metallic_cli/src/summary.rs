@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use metallic::Context;
+use metallic::context::RunCount;
 use metallic::op::{Op, Sdpa};
+use metallic::segment::{AttentionBlock, MlpBlock};
 use metallic_devices::process::peak_memory_bytes;
 use serde_json::{Value, json};
 
@@ -57,17 +59,13 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
         parts.push(format!("peak memory {:.1} MB", peak as f64 / 1e6));
     }
     parts.push(format!("device {}", ctx.device().id()));
-    let runs = ctx.runs(Sdpa::ID);
-    let backends: Vec<String> = runs
-        .iter()
-        .map(|run| {
-            let selection = &run.selection;
-            let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
-            format!("{}{calls} ({}: {})", selection.backend, selection.variant, selection.reason)
-        })
-        .collect();
-    let backends = if backends.is_empty() { "none ran".to_owned() } else { backends.join(", ") };
-    parts.push(format!("sdpa {backends}"));
+    let ran = [Sdpa::ID, AttentionBlock::ID, MlpBlock::ID]
+        .into_iter()
+        .filter_map(|op| Some(format!("{op} {}", backends(&ctx.runs(op))?)));
+    parts.extend(ran);
+    if attention_runs(ctx).is_empty() {
+        parts.push("sdpa none ran".to_owned());
+    }
     let (hits, misses) = ctx
         .cache()
         .stats()
@@ -75,6 +73,21 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
         .fold((0, 0), |(hits, misses), stats| (hits + stats.hits, misses + stats.misses));
     parts.push(format!("cache {hits} hits, {misses} misses"));
     parts.join(" | ")
+}
+
+/// The backends of some runs of one op, each with its reason; `None` when it did not run.
+fn backends(runs: &[RunCount]) -> Option<String> {
+    let each = runs.iter().map(|run| {
+        let selection = &run.selection;
+        let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
+        format!("{}{calls} ({}: {})", selection.backend, selection.variant, selection.reason)
+    });
+    (!runs.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+}
+
+/// What ran attention, alone or within a segment.
+pub(crate) fn attention_runs(ctx: &Context) -> Vec<RunCount> {
+    [Sdpa::ID, AttentionBlock::ID].into_iter().flat_map(|op| ctx.runs(op)).collect()
 }
 
 /// The same as JSON.
@@ -88,21 +101,33 @@ pub(crate) fn to_json(ctx: &Context, totals: &Totals) -> Value {
         "peak_memory_bytes": peak_memory_bytes(),
         "device": ctx.device().id().to_string(),
         "sdpa": sdpa_runs(ctx),
+        "segments": segments(ctx),
         "caches": caches(ctx),
     })
 }
 
 /// What ran attention, how often and why.
 pub(crate) fn sdpa_runs(ctx: &Context) -> Vec<Value> {
-    let run = |run: metallic::context::RunCount| {
+    runs_json(attention_runs(ctx))
+}
+
+fn runs_json(runs: Vec<RunCount>) -> Vec<Value> {
+    let run = |run: RunCount| {
         json!({
+            "op": run.selection.op,
             "backend": run.selection.backend.name(),
             "variant": run.selection.variant,
             "calls": run.calls,
             "reason": run.selection.reason,
         })
     };
-    ctx.runs(Sdpa::ID).into_iter().map(run).collect()
+    runs.into_iter().map(run).collect()
+}
+
+/// Whether segments ran as one op, why, and what ran the feed-forward ones.
+fn segments(ctx: &Context) -> Value {
+    let (on, reason) = ctx.registry().segments();
+    json!({ "on": on, "reason": reason, "mlp_block": runs_json(ctx.runs(MlpBlock::ID)) })
 }
 
 /// The counters of the caches.

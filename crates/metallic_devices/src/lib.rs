@@ -3,6 +3,7 @@
 //! This file holds the only gates for operating systems and devices.
 
 pub mod cpu;
+mod graph_options;
 #[cfg(any(target_os = "macos", objc_standin))]
 pub mod metal;
 #[cfg(not(any(target_os = "macos", objc_standin)))]
@@ -12,6 +13,7 @@ pub mod process;
 mod profile;
 mod size_class;
 
+pub use graph_options::{GraphOptions, HiddenKeys, Operands, Terms};
 pub use profile::Profile;
 
 /// The kinds of devices in this build, the one that runs by default first.

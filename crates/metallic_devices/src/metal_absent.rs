@@ -5,18 +5,20 @@ use metallic::dispatch::Policies;
 use metallic::{Context, Error, Result};
 use metallic_instrumentation::Recorder;
 
-use crate::Profile;
+use crate::{GraphOptions, Profile};
 
 /// Whether this build has the device.
 pub const PRESENT: bool = false;
 
 /// How to open the GPU.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MetalOptions {
     /// When work is handed to the GPU.
     pub profile: Profile,
     /// Kernels in one command buffer at most.
     pub max_kernels: usize,
+    /// How graphs are compiled and run.
+    pub graph: GraphOptions,
 }
 
 /// No GPU.

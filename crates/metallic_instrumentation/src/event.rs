@@ -76,6 +76,15 @@ pub enum MetricEvent {
         /// Its duration.
         duration_us: u64,
     },
+    /// A tensor could not be given to a graph as it lies, and was copied on the device.
+    GraphOperandCopied {
+        /// The tensor's name in the graph, as `q`; `out` for results.
+        binding: String,
+        /// Bytes of the copy.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
     /// A prompt was read.
     PromptProcessed {
         /// Tokens in it.

@@ -3,9 +3,10 @@
 //!
 //! The way of a case: [`cases`] names it, [`problem`] makes its numbers, [`oracle`] computes what
 //! must come out, [`place`] lays the numbers into device tensors, [`parity`] runs it on contexts
-//! and judges with [`tolerance`].
+//! and judges with [`tolerance`]. Halves of a block have their numbers and places in [`mod@block`].
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod cases;
 pub mod null_device;
 pub mod oracle;

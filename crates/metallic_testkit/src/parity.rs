@@ -1,14 +1,18 @@
 //! Runs cases on contexts and judges the results. Prints nothing: the caller gets a report.
 
+mod blocks;
+
+pub use blocks::run_blocks;
+
 use std::time::Instant;
 
 use metallic::dispatch::{Backend, Selection};
-use metallic::op::Sdpa;
+use metallic::op::{Op, Sdpa};
 use metallic::{Context, Error};
 use serde::Serialize;
 
 use crate::cases::sdpa::{SdpaCase, SdpaTypes};
-use crate::oracle::{self, Reference};
+use crate::oracle;
 use crate::problem::{self, PlacedSdpa};
 use crate::tolerance::{self, Comparison};
 
@@ -26,9 +30,12 @@ pub struct Target<'a> {
 /// One case that ran.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
+    /// The op.
+    pub op: &'static str,
     /// The case.
     pub case: String,
-    /// Element types, as `f16` or `f16/q8_0` for keys and values of another type.
+    /// Element types, as `f16` or `f16/q8_0` for keys and values of another type; of a block, that
+    /// of its cache.
     pub types: String,
     /// The target's name.
     pub target: String,
@@ -59,6 +66,8 @@ pub struct Row {
 /// One case that could not run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NotRun {
+    /// The op.
+    pub op: &'static str,
     /// The case.
     pub case: String,
     /// Element types.
@@ -86,6 +95,43 @@ impl Report {
     /// The rows that failed.
     pub fn failures(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.failure.is_some())
+    }
+
+    /// Takes the outcome of one case in.
+    fn add(
+        &mut self,
+        target: &Target<'_>,
+        tried: Tried<'_>,
+        trial: metallic::Result<Trial>,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) {
+        let trial = match trial {
+            Ok(trial) => trial,
+            Err(error @ (Error::Unsupported { .. } | Error::NoBackend { .. })) => {
+                let Tried { op, case, types } = tried;
+                let not_run = NotRun {
+                    op,
+                    case: case.to_owned(),
+                    types: types.to_owned(),
+                    target: target.label.to_owned(),
+                    reason: error.to_string(),
+                };
+                progress(Progress::NotRun(&not_run));
+                return self.not_run.push(not_run);
+            }
+            Err(error) => Trial::failed(error),
+        };
+        let row = trial.row(target, tried);
+        progress(Progress::Ran(&row));
+        self.failed += usize::from(row.failure.is_some());
+        self.rows.push(row);
+    }
+
+    /// Adds what another run found.
+    pub fn extend(&mut self, other: Report) {
+        self.failed += other.failed;
+        self.rows.extend(other.rows);
+        self.not_run.extend(other.not_run);
     }
 
     /// Whether something ran and nothing failed.
@@ -118,36 +164,47 @@ pub fn run(
             let reference = oracle::sdpa(&problem);
             let bounds = tolerance::sdpa(types.q, types.kv).bounds(&reference);
             for target in targets {
-                let trial = PlacedSdpa::new(target.ctx, case, types, &problem)
-                    .and_then(|placed| Trial::run(target, &placed, &reference, &bounds));
-                match trial {
-                    Ok(trial) => {
-                        let row = trial.row(target, case, types);
-                        progress(Progress::Ran(&row));
-                        report.failed += usize::from(row.failure.is_some());
-                        report.rows.push(row);
-                    }
-                    Err(error @ (Error::Unsupported { .. } | Error::NoBackend { .. })) => {
-                        let not_run = NotRun {
-                            case: case.name.clone(),
-                            types: types.to_string(),
-                            target: target.label.to_owned(),
-                            reason: error.to_string(),
-                        };
-                        progress(Progress::NotRun(&not_run));
-                        report.not_run.push(not_run);
-                    }
-                    Err(error) => {
-                        let row = Trial::failed(error).row(target, case, types);
-                        progress(Progress::Ran(&row));
-                        report.failed += 1;
-                        report.rows.push(row);
-                    }
-                }
+                let trial = PlacedSdpa::new(target.ctx, case, types, &problem).and_then(|placed| {
+                    let call = &mut || call_sdpa(target.ctx, &placed);
+                    Trial::run(target, (&reference.out, &bounds), call)
+                });
+                let tried = Tried { op: Sdpa::ID, case: &case.name, types: &types.to_string() };
+                report.add(target, tried, trial, progress);
             }
         }
     }
     report
+}
+
+/// What was tried.
+#[derive(Clone, Copy)]
+struct Tried<'a> {
+    op: &'static str,
+    case: &'a str,
+    types: &'a str,
+}
+
+/// One call.
+struct Called {
+    selection: Selection,
+    us: f64,
+    got: Vec<f64>,
+    damage: Option<String>,
+}
+
+/// Runs one call of `O` and times it until its result is there.
+fn timed<O: Op>(ctx: &Context, args: &O::Args) -> metallic::Result<(Selection, f64)> {
+    ctx.device().synchronize()?;
+    let start = Instant::now();
+    let selection = ctx.run::<O>(args)?;
+    ctx.device().synchronize()?;
+    Ok((selection, start.elapsed().as_secs_f64() * 1e6))
+}
+
+fn call_sdpa(ctx: &Context, placed: &PlacedSdpa) -> metallic::Result<Called> {
+    placed.out.restore(ctx)?;
+    let (selection, us) = timed::<Sdpa>(ctx, &placed.args)?;
+    Ok(Called { selection, us, got: placed.out.values(ctx)?, damage: damage(ctx, placed)? })
 }
 
 /// One case on one target.
@@ -165,49 +222,44 @@ impl Trial {
         Self { failure: Some(error.to_string()), ..Self::default() }
     }
 
+    /// Two calls, each judged. `call` makes one: its result, and what it damaged.
     fn run(
         target: &Target<'_>,
-        placed: &PlacedSdpa,
-        reference: &Reference,
-        bounds: &[f64],
+        (want, bounds): (&[f64], &[f64]),
+        call: &mut dyn FnMut() -> metallic::Result<Called>,
     ) -> metallic::Result<Self> {
-        let ctx = target.ctx;
         let mut trial = Trial::default();
-        for call in ["first call", "replay"] {
-            placed.out.restore(ctx)?;
-            ctx.device().synchronize()?;
-            let start = Instant::now();
-            let selection = ctx.run::<Sdpa>(&placed.args)?;
-            ctx.device().synchronize()?;
-            trial.us = start.elapsed().as_secs_f64() * 1e6;
+        for name in ["first call", "replay"] {
+            let Called { selection, us, got, damage } = call()?;
+            trial.us = us;
             if trial.selection.is_none() {
-                trial.first_us = trial.us;
+                trial.first_us = us;
             }
-            let comparison = tolerance::compare(&placed.out.values(ctx)?, &reference.out, bounds);
-            let failure = failure(&comparison)
-                .or(damage(ctx, placed)?)
-                .or_else(|| wrong_backend(target, &selection));
+            let comparison = tolerance::compare(&got, want, bounds);
+            let failure =
+                failure(&comparison).or(damage).or_else(|| wrong_backend(target, &selection));
             // The worse of both calls is reported.
             if trial.selection.is_none() || comparison.worst_ratio > trial.comparison.worst_ratio {
                 trial.comparison = comparison;
             }
             if trial.failure.is_none() {
-                trial.failure = failure.map(|failure| format!("{call}: {failure}"));
+                trial.failure = failure.map(|failure| format!("{name}: {failure}"));
             }
             trial.selection = Some(selection);
         }
         Ok(trial)
     }
 
-    fn row(self, target: &Target<'_>, case: &SdpaCase, types: SdpaTypes) -> Row {
+    fn row(self, target: &Target<'_>, Tried { op, case, types }: Tried<'_>) -> Row {
         let Self { selection, comparison, first_us, us, failure } = self;
         let (backend, variant) = selection.map_or_else(
             || ("none".to_owned(), "none".to_owned()),
             |selection| (selection.backend.to_string(), selection.variant.to_owned()),
         );
         Row {
-            case: case.name.clone(),
-            types: types.to_string(),
+            op,
+            case: case.to_owned(),
+            types: types.to_owned(),
             target: target.label.to_owned(),
             device: target.ctx.device().id().to_string(),
             backend,

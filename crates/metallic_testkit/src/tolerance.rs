@@ -20,7 +20,7 @@
 
 use metallic::tensor::DType;
 
-use crate::oracle::Reference;
+use crate::oracle::{Estimate, Reference};
 
 /// Unit roundoff of f32.
 const U32: f64 = 1.0 / (1u64 << 24) as f64;
@@ -87,6 +87,16 @@ impl Tolerance {
             })
             .collect()
     }
+}
+
+/// Standard errors that a result made of many roundings may be off by: of a million elements with
+/// independent errors, none is off by 6.
+const STANDARD_ERRORS: f64 = 8.0;
+
+/// The values of `estimates` and the largest allowed error of each.
+pub fn of_estimates(estimates: &[Estimate]) -> (Vec<f64>, Vec<f64>) {
+    let bound = |estimate: &Estimate| STANDARD_ERRORS * estimate.sigma + 2f64.powi(-126);
+    estimates.iter().map(|estimate| (estimate.value, bound(estimate))).unzip()
 }
 
 /// How two results differ.

@@ -6,7 +6,7 @@ mod registry;
 mod support;
 
 pub use kernel::{ExecCx, KernelInvocable};
-pub use policy::{Policies, Policy, PolicyChoice, PolicySource};
+pub use policy::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
 pub use registry::{Candidate, KernelBackendRegistry, KernelEntry, Preference, Selection};
 pub use support::{Reason, Support};
 

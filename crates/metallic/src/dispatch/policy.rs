@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use super::Backend;
 use crate::error::Error;
+use crate::op::{Op, Sdpa};
+use crate::segment::AttentionBlock;
 
 /// How the backend of an op is decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,24 +78,84 @@ pub struct PolicyChoice {
     pub source: PolicySource,
 }
 
+/// Whether models run the halves of a block as one op each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Segments {
+    /// Where the device prefers it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Segments {
+    const ALL: [(&'static str, Segments); 3] =
+        [("auto", Segments::Auto), ("on", Segments::On), ("off", Segments::Off)];
+}
+
+impl fmt::Display for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find(|(_, segments)| segments == self);
+        f.pad(name.map_or("", |(name, _)| name))
+    }
+}
+
+impl FromStr for Segments {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self, Error> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == value);
+        found.map(|(_, segments)| *segments).ok_or_else(|| Error::UnknownValue {
+            setting: "segments".to_owned(),
+            value: value.to_owned(),
+            accepted: "auto, on, off",
+        })
+    }
+}
+
+/// A choice of segments with its source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentsChoice {
+    /// The choice.
+    pub segments: Segments,
+    /// Who made it.
+    pub source: PolicySource,
+}
+
 /// The policies of all ops.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     /// For ops without a policy of their own (`--backend`). A demanded backend binds the ops that
     /// have a kernel of it on the device; the others run what they have and say so.
     pub all: PolicyChoice,
-    /// Per op name, as `sdpa`. A demanded backend binds.
+    /// Per op name, as `sdpa`. A demanded backend binds. Attention within a segment is attention:
+    /// what is said of `sdpa` holds for `attention_block`, unless that has an entry of its own.
     pub ops: HashMap<&'static str, PolicyChoice>,
-    /// Fail when another backend than this one is selected, per op name.
+    /// Fail when another backend than this one is selected, per op name; as in `ops`, that of
+    /// `sdpa` holds for `attention_block`.
     pub required: HashMap<&'static str, Backend>,
+    /// Whether models run segments as one op.
+    pub segments: SegmentsChoice,
 }
 
 impl Policies {
     /// The choice for `op`, and whether it was made for this op alone.
     pub fn choice(&self, op: &str) -> (&PolicyChoice, bool) {
-        match self.ops.get(op) {
+        match entry(&self.ops, op) {
             Some(choice) => (choice, true),
             None => (&self.all, false),
         }
     }
+
+    /// The backend that `op` must run on.
+    pub fn required(&self, op: &str) -> Option<Backend> {
+        entry(&self.required, op).copied()
+    }
+}
+
+fn entry<'a, T>(of: &'a HashMap<&'static str, T>, op: &str) -> Option<&'a T> {
+    let attention = || (op == AttentionBlock::ID).then(|| of.get(Sdpa::ID)).flatten();
+    of.get(op).or_else(attention)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::policy::{Policies, Policy, PolicyChoice};
+use super::policy::{Policies, Policy, PolicyChoice, Segments, SegmentsChoice};
 use super::{Backend, KernelInvocable, Reason, Support};
 use crate::device::DeviceId;
 use crate::error::{Error, Result};
@@ -70,12 +70,13 @@ pub struct KernelBackendRegistry {
     sets: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
     listing: Vec<(&'static str, Backend, &'static str)>,
     policies: Policies,
+    segments: Option<&'static str>,
 }
 
 impl KernelBackendRegistry {
     /// An empty registry.
     pub fn new(device: DeviceId, policies: Policies) -> Self {
-        Self { device, sets: HashMap::new(), listing: Vec::new(), policies }
+        Self { device, sets: HashMap::new(), listing: Vec::new(), policies, segments: None }
     }
 
     /// Adds a kernel. Among kernels of one backend, the first that supports a call runs.
@@ -94,6 +95,23 @@ impl KernelBackendRegistry {
     /// order of registration.
     pub fn prefer<O: Op>(&mut self, prefer: fn(&O::Spec) -> Preference) {
         self.set_mut::<O>().prefer = Some(prefer);
+    }
+
+    /// Says that `auto` runs segments as one op on this device, and why.
+    pub fn prefer_segments(&mut self, reason: &'static str) {
+        self.segments = Some(reason);
+    }
+
+    /// Whether models run segments as one op, and why.
+    pub fn segments(&self) -> (bool, String) {
+        let SegmentsChoice { segments, source } = &self.policies.segments;
+        match (segments, self.segments) {
+            (Segments::Auto, Some(reason)) => (true, format!("auto: {reason}")),
+            (Segments::Auto, None) => {
+                (false, format!("auto: {} runs blocks op by op", self.device))
+            }
+            (_, _) => (*segments == Segments::On, format!("{segments} by {source}")),
+        }
     }
 
     /// What was asked for.
@@ -145,8 +163,7 @@ impl KernelBackendRegistry {
                 self.supported(entries, spec, None, preference)?
             }
         };
-        if let (Some(&required), Some(best)) =
-            (self.policies.required.get(O::ID), candidates.first())
+        if let (Some(required), Some(best)) = (self.policies.required(O::ID), candidates.first())
             && best.entry.backend != required
         {
             let (selected, reason) = (best.entry.backend, best.reason.clone());

@@ -25,6 +25,22 @@ pub enum Axis {
     HeadDim,
     /// Width of a value.
     VDim,
+    /// Rows of activations: tokens of all sequences.
+    Rows,
+    /// Width of the residual stream.
+    Hidden,
+    /// Width of a feed-forward layer.
+    Ffn,
+    /// Width of all query heads side by side.
+    QWidth,
+    /// Width of all keys of a position.
+    KWidth,
+    /// Width of all values of a position.
+    VWidth,
+    /// Width of what all query heads give.
+    OWidth,
+    /// Pairs that a rotation turns.
+    Pairs,
 }
 
 impl fmt::Display for Axis {
@@ -37,6 +53,14 @@ impl fmt::Display for Axis {
             Axis::KvLen => "kv_len",
             Axis::HeadDim => "head_dim",
             Axis::VDim => "v_dim",
+            Axis::Rows => "rows",
+            Axis::Hidden => "hidden",
+            Axis::Ffn => "ffn",
+            Axis::QWidth => "q_width",
+            Axis::KWidth => "k_width",
+            Axis::VWidth => "v_width",
+            Axis::OWidth => "o_width",
+            Axis::Pairs => "pairs",
         })
     }
 }

@@ -15,4 +15,7 @@ pub use builder::GraphBuilder;
 pub use cached::Cached;
 pub use executor::{Executable, Feed, GraphExecutor, LengthPolicy};
 pub use kernel::{Axis, Binding, GraphKernel, GraphKernelDtypePolicy};
-pub use node::{Dim, Graph, Input, Node, NodeId, SdpaNode};
+pub use node::{
+    AddNode, Dim, Graph, Input, KvAppendNode, LinearNode, MergeHeadsNode, Node, NodeId,
+    RmsNormNode, RopeNode, SdpaNode, SplitHeadsNode, SwiGluNode, Update,
+};

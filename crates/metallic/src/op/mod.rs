@@ -4,7 +4,7 @@
 //! device, chosen by `dispatch`.
 
 mod add;
-mod check;
+pub(crate) mod check;
 mod embedding;
 mod kv_append;
 mod linear;

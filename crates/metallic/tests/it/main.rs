@@ -10,5 +10,6 @@ mod layouts;
 mod masks;
 mod registry;
 mod sdpa_check;
+mod segments;
 mod support;
 mod tidy;

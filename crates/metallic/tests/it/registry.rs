@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use metallic::dispatch::{Backend, Policies, Policy, Preference, Reason};
+use metallic::dispatch::{
+    Backend, Policies, Policy, PolicySource, Preference, Reason, Segments, SegmentsChoice,
+};
 use metallic::op::Sdpa;
 use metallic::tensor::DType;
 use metallic::{Context, Error};
@@ -213,4 +215,35 @@ fn runs_are_counted_by_kernel() {
     let counts: Vec<_> =
         ctx.runs("sdpa").into_iter().map(|run| (run.selection.variant, run.calls)).collect();
     assert_eq!(counts, [("null", 1), ("null_graph", 2)]);
+}
+
+#[test]
+fn what_holds_for_attention_holds_for_attention_within_a_segment() {
+    let policies = sdpa_policy(Policy::Force(Backend::Graph));
+    for op in ["sdpa", "attention_block"] {
+        let (choice, own) = policies.choice(op);
+        assert!(own && choice.policy == Policy::Force(Backend::Graph), "{op}");
+    }
+    assert!(!policies.choice("mlp_block").1);
+    let mut policies = policies;
+    policies.required.insert("sdpa", Backend::Graph);
+    assert_eq!(policies.required("attention_block"), Some(Backend::Graph));
+    policies.required.insert("attention_block", Backend::Legacy);
+    assert_eq!(policies.required("attention_block"), Some(Backend::Legacy));
+    assert_eq!(policies.required("mlp_block"), None);
+}
+
+#[test]
+fn segments_run_where_asked_for_or_preferred() {
+    let mut ctx = null_context(NullOptions::default());
+    assert_eq!(ctx.registry().segments(), (false, "auto: null:0 runs blocks op by op".to_owned()));
+    ctx.registry_mut().prefer_segments("one launch a block");
+    assert_eq!(ctx.registry().segments(), (true, "auto: one launch a block".to_owned()));
+    for (segments, on) in [(Segments::Off, false), (Segments::On, true)] {
+        let source = PolicySource::Flag("--segments");
+        let segments = SegmentsChoice { segments, source };
+        ctx.registry_mut().set_policies(Policies { segments, ..Policies::default() });
+        assert_eq!(ctx.registry().segments().0, on);
+    }
+    assert_eq!(ctx.registry().segments().1, "on by --segments");
 }

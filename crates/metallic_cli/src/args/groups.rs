@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, ValueHint};
-use metallic::dispatch::{Backend, Policy};
+use metallic::dispatch::{Backend, Policy, Segments};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
 
@@ -131,6 +131,10 @@ pub(crate) struct BackendArgs {
     /// How every op runs that has the choice: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
     pub(crate) backend: Option<Policy>,
+    /// Whether the halves of a block run as one operation each: auto, on or off. Attention within
+    /// one runs as --sdpa-backend says
+    #[arg(long, value_name = "CHOICE", value_parser = values::segments)]
+    pub(crate) segments: Option<Segments>,
     /// Fail when attention runs another way: legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub(crate) require_backend: Option<Backend>,
@@ -146,11 +150,15 @@ pub(crate) struct BackendArgs {
     /// `--backend` came from its environment twin.
     #[arg(skip)]
     pub(crate) backend_from_env: bool,
+    /// `--segments` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) segments_from_env: bool,
 }
 
 impl BackendArgs {
     pub(super) fn note_sources(&mut self, matches: &ArgMatches) {
         self.sdpa_backend_from_env = super::from_env(matches, "sdpa_backend");
         self.backend_from_env = super::from_env(matches, "backend");
+        self.segments_from_env = super::from_env(matches, "segments");
     }
 }

@@ -1,12 +1,17 @@
 //! Values of flags that are more than a number or a word.
 
-use metallic::dispatch::{Backend, Policy};
+use metallic::dispatch::{Backend, Policy, Segments};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
 
 /// `--sdpa-backend`, `--backend`.
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
     text.parse().map_err(|_| "accepted are auto, legacy, graph (or its alias mpsgraph)".to_owned())
+}
+
+/// `--segments`.
+pub(super) fn segments(text: &str) -> Result<Segments, String> {
+    text.parse().map_err(|_| "accepted are auto, on, off".to_owned())
 }
 
 /// `--require-backend`.

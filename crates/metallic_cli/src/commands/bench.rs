@@ -8,7 +8,6 @@ use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metallic::Context;
-use metallic::op::{Op, Sdpa};
 use metallic_devices::cpu::limits::Limits;
 use metallic_models::generate::Generator;
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ use super::bench_limits;
 use crate::args::BenchArgs;
 use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
-use crate::{device, interrupt};
+use crate::{device, interrupt, summary};
 use table::Table;
 
 /// One test: `pp512 @ d128` or `tg128`.
@@ -111,7 +110,7 @@ fn measure(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test) -> Resu
     let mut generator = Generator::new(ctx, &loaded.model, cache, args.context.step())?;
     let depth: Vec<u32> = (0..test.n_depth).map(token).collect();
     let prompt: Vec<u32> = (test.n_depth..total).map(token).collect();
-    let before = ctx.runs(Sdpa::ID);
+    let before = summary::attention_runs(ctx);
     let mut once = || -> Result<f64> {
         generator.truncate(test.n_depth);
         if generator.tokens().len() < test.n_depth {
@@ -132,7 +131,7 @@ fn measure(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test) -> Resu
     while warm_ns.len() < args.repetitions && !interrupt::is_set() {
         warm_ns.push(once()?);
     }
-    let ran = ctx.runs(Sdpa::ID).into_iter().filter(|run| !before.contains(run));
+    let ran = summary::attention_runs(ctx).into_iter().filter(|run| !before.contains(run));
     let mut backends: Vec<_> = ran.map(|run| run.selection.backend.name()).collect();
     backends.dedup();
     Ok(Samples { cold_ns, warm_ns, backends: backends.join("+") })
@@ -176,6 +175,7 @@ fn row(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test, samples: &S
         "samples_ts": rates,
         "device": ctx.device().id().to_string(),
         "sdpa_backend": samples.backends,
+        "segments": ctx.registry().segments().0,
         "cold_ns": samples.cold_ns,
         "cold_ts": rate(samples.cold_ns),
         "warm_ts": avg_ts,

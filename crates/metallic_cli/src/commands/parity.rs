@@ -7,6 +7,8 @@ use std::path::Path;
 use metallic::Context;
 use metallic::dispatch::{Backend, Policy, PolicyChoice, PolicySource};
 use metallic::op::{Op, Sdpa};
+use metallic::segment::{AttentionBlock, MlpBlock};
+use metallic_testkit::cases::block::blocks;
 use metallic_testkit::cases::sdpa::{SdpaTypes, minimum, quick, seed};
 use metallic_testkit::parity::{self, Progress, Report, Row, Target};
 
@@ -36,7 +38,7 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
     if args.backend.verbose && !to_stdout {
         header(&mut out)?;
     }
-    let report = parity::run(&targets, &cases, &SdpaTypes::ALL, &mut |progress| {
+    let mut show = |progress: Progress<'_>| {
         // Thousands of rows hide the one that matters: only failures, unless asked for.
         if let (Progress::Ran(row), false) = (progress, to_stdout)
             && (args.backend.verbose || row.failure.is_some())
@@ -44,7 +46,9 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
         {
             failure = print_row(&mut out, row).err();
         }
-    });
+    };
+    let mut report = parity::run(&targets, &cases, &SdpaTypes::ALL, &mut show);
+    report.extend(parity::run_blocks(&targets, &blocks(), &mut show));
     if let Some(failure) = failure {
         return Err(Error::Output(failure));
     }
@@ -83,7 +87,10 @@ fn contexts(args: &ParityArgs) -> Result<Vec<(Backend, Context)>> {
             continue;
         }
         let source = PolicySource::Flag("metallic parity");
-        policies.ops.insert(Sdpa::ID, PolicyChoice { policy: Policy::Force(backend), source });
+        let choice = PolicyChoice { policy: Policy::Force(backend), source };
+        for op in [Sdpa::ID, AttentionBlock::ID, MlpBlock::ID] {
+            policies.ops.insert(op, choice.clone());
+        }
         policies.required.remove(Sdpa::ID);
         ctx.registry_mut().set_policies(policies);
         contexts.push((backend, ctx));
@@ -94,8 +101,8 @@ fn contexts(args: &ParityArgs) -> Result<Vec<(Backend, Context)>> {
 fn header(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "{:<6} {:<7} {:<9} {:>10} {:>9} {:>10}  case",
-        "result", "backend", "types", "max error", "/ allowed", "µs"
+        "{:<6} {:<15} {:<7} {:<9} {:>10} {:>9} {:>10}  case",
+        "result", "op", "backend", "types", "max error", "/ allowed", "µs"
     )
 }
 
@@ -103,8 +110,8 @@ fn print_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
     let result = if row.failure.is_none() { "ok" } else { "FAILED" };
     writeln!(
         out,
-        "{result:<6} {:<7} {:<9} {:>10.2e} {:>9.3} {:>10.0}  {}",
-        row.backend, row.types, row.max_abs, row.worst_ratio, row.us, row.case
+        "{result:<6} {:<15} {:<7} {:<9} {:>10.2e} {:>9.3} {:>10.0}  {}",
+        row.op, row.backend, row.types, row.max_abs, row.worst_ratio, row.us, row.case
     )?;
     match &row.failure {
         Some(failure) => writeln!(out, "       {failure}"),
@@ -112,31 +119,35 @@ fn print_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
     }
 }
 
-/// One line per backend and types: how many cases, and the one nearest to its bound.
+/// One line per op, backend and types: how many cases, and the one nearest to its bound.
 fn table(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(
         out,
-        "{:<7} {:<9} {:>6} {:>7} {:>10} {:>9}  nearest to its bound",
-        "backend", "types", "cases", "failed", "max error", "/ allowed"
+        "{:<15} {:<7} {:<9} {:>6} {:>7} {:>10} {:>9}  nearest to its bound",
+        "op", "backend", "types", "cases", "failed", "max error", "/ allowed"
     )?;
-    let mut groups: Vec<(&str, &str)> = Vec::new();
+    let group = |row: &Row| (row.op, row.backend.clone(), row.types.clone());
+    let mut groups = Vec::new();
     for row in &report.rows {
-        if !groups.contains(&(&row.backend, &row.types)) {
-            groups.push((&row.backend, &row.types));
+        if !groups.contains(&group(row)) {
+            groups.push(group(row));
         }
     }
-    groups.sort_by_key(|(backend, _)| *backend);
-    for (backend, types) in groups {
-        let rows = || report.rows.iter().filter(|row| row.backend == backend && row.types == types);
+    // Blocks after attention, as they ran; the order of types is that of the list.
+    groups.sort_by_key(|(op, backend, _)| (*op != Sdpa::ID, *op, backend.clone()));
+    for of_group in groups {
+        let rows = || report.rows.iter().filter(|row| group(row) == of_group);
         let failed = rows().filter(|row| row.failure.is_some()).count();
         let max_abs = rows().fold(0.0, |most: f64, row| most.max(row.max_abs));
         let Some(worst) = rows().max_by(|a, b| a.worst_ratio.total_cmp(&b.worst_ratio)) else {
             continue;
         };
         let (cases, ratio, case) = (rows().count(), worst.worst_ratio, &worst.case);
+        let (op, backend, types) = &of_group;
         writeln!(
             out,
-            "{backend:<7} {types:<9} {cases:>6} {failed:>7} {max_abs:>10.2e} {ratio:>9.3}  {case}"
+            "{op:<15} {backend:<7} {types:<9} {cases:>6} {failed:>7} {max_abs:>10.2e} \
+             {ratio:>9.3}  {case}"
         )?;
     }
     Ok(())
@@ -147,8 +158,8 @@ fn summary(out: &mut impl Write, report: &Report) -> io::Result<()> {
     if !report.not_run.is_empty() {
         writeln!(out, "\nnot run")?;
         for case in &report.not_run {
-            let (types, target) = (&case.types, &case.target);
-            writeln!(out, "  {target} {types} {}: {}", case.case, case.reason)?;
+            let (op, types, target) = (case.op, &case.types, &case.target);
+            writeln!(out, "  {op} {target} {types} {}: {}", case.case, case.reason)?;
         }
     }
     let worst = report.rows.iter().fold(0.0, |worst: f64, row| worst.max(row.worst_ratio));

@@ -41,6 +41,40 @@ fn stdout_carries_the_text_alone_and_stderr_one_line() {
 }
 
 #[test]
+fn segments_are_asked_for_shown_and_follow_the_attention_backend() {
+    let args = ["run", "-p", PROMPT, "-n", "20", "--temp", "0", "--exact", "--segments", "on"];
+    for backend in ["legacy", "graph"] {
+        let run = metallic(&[&args[..], &["--sdpa-backend", backend]].concat()).ok();
+        assert!(run.stdout.starts_with(GOLDEN), "{backend}: {}", run.stdout);
+        let attention = format!("attention_block {backend} (");
+        assert!(run.summary().contains(&attention), "{}", run.summary());
+        assert!(run.summary().contains("mlp_block graph (fused"), "{}", run.summary());
+        assert!(!run.summary().contains("sdpa none"), "{}", run.summary());
+    }
+    let json = metallic(&[&args[..], &["--backend", "legacy", "--json"]].concat()).ok().json();
+    assert_eq!(json["segments"]["on"], true);
+    assert_eq!(json["segments"]["reason"], "on by --segments");
+    assert_eq!(json["segments"]["mlp_block"][0]["backend"], "legacy");
+    let sdpa = json["sdpa"].as_array().unwrap();
+    assert_eq!(sdpa.len(), 1, "{sdpa:?}");
+    assert_eq!(
+        (&sdpa[0]["op"], &sdpa[0]["backend"]),
+        (&"attention_block".into(), &"legacy".into())
+    );
+    let required = ["--sdpa-backend", "auto", "--require-backend", "legacy"];
+    metallic(&[&args[..], &required].concat())
+        .fails(1, &["attention_block: backend legacy is required", "graph was selected"]);
+    // Nobody asked: op by op, and -v says so.
+    let twin = [("METALLIC_ARG_SEGMENTS", "off")];
+    let off = metallic_with(&["run", "-p", "a", "-n", "1", "-v"], &twin, "").ok();
+    assert!(off.stderr.contains("segments: off (from environment variable METALLIC_ARG_SEGMENTS)"));
+    let auto = metallic(&["run", "-p", "a", "-n", "1", "--json"]).ok().json();
+    assert_eq!(auto["segments"]["on"], false);
+    assert!(auto["segments"]["reason"].as_str().unwrap().starts_with("auto: "));
+    metallic(&["run", "-p", "a", "--segments", "yes"]).fails(2, &["auto, on, off"]);
+}
+
+#[test]
 fn a_seed_repeats_a_text() {
     let run = |seed: &str| metallic(&["run", "-p", PROMPT, "-n", "30", "-s", seed]).ok().stdout;
     assert_eq!(run("1"), run("1"));

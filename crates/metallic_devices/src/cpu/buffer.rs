@@ -226,6 +226,16 @@ impl<T> Rows<T> {
         Self(output_ptr(tensor).cast())
     }
 
+    /// Elements from `start` on, of memory that is no tensor.
+    pub(crate) fn at(start: *mut T) -> Self {
+        Self(start)
+    }
+
+    /// The first element.
+    pub(crate) fn start(&self) -> *mut T {
+        self.0
+    }
+
     /// The elements `start .. start + len`, for reading.
     ///
     /// # Safety

@@ -51,7 +51,7 @@ impl CpuDevice {
     pub fn context(options: CpuOptions, policies: Policies, recorder: Recorder) -> Context {
         let device = Self::new(options);
         let mut registry = KernelBackendRegistry::new(CPU, policies);
-        super::register(&mut registry, &device.threads, device.level);
+        super::register(&mut registry, &device.threads, device.level, &device.memory);
         Context::new(Arc::new(device), registry, ResourceCache::default(), recorder)
     }
 

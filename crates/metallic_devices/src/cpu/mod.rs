@@ -33,13 +33,14 @@ use std::sync::Arc;
 
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 use metallic::graph::Cached;
-use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel, SdpaGraphKernel};
 use metallic::op::Sdpa;
+use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::graph::CpuGraphExecutor;
 use self::legacy::{
-    Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
-    LegacySdpa, LegacySwiGlu,
+    Cpu, LegacyAdd, LegacyAttentionBlock, LegacyEmbedding, LegacyKvAppend, LegacyLinear,
+    LegacyMlpBlock, LegacyRmsNorm, LegacyRope, LegacySdpa, LegacySwiGlu,
 };
 
 /// Every kernel of the CPU, one line each.
@@ -47,10 +48,14 @@ fn register(
     registry: &mut KernelBackendRegistry,
     pool: &Arc<pool::ThreadPool>,
     level: simd::Level,
+    memory: &Arc<buffer::Pool>,
 ) {
-    let executor = Arc::new(CpuGraphExecutor::new(Arc::clone(pool), level));
-    let sdpa_graph = Cached::<Sdpa, _>::new(SdpaGraphKernel, executor);
     let cpu = || Cpu { pool: Arc::clone(pool), level };
+    let executor = Arc::new(CpuGraphExecutor::new(cpu(), Arc::clone(memory)));
+    let sdpa_graph = Cached::<Sdpa, _>::new(SdpaGraphKernel, executor.clone());
+    let attention_graph =
+        Cached::<AttentionBlock, _>::new(AttentionBlockGraphKernel, executor.clone());
+    let mlp_graph = Cached::<MlpBlock, _>::new(MlpBlockGraphKernel, executor);
     registry.register(Backend::Legacy, "rows", LegacyEmbedding(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyRmsNorm(cpu()));
     registry.register(Backend::Legacy, "blocks", LegacyLinear(cpu()));
@@ -61,4 +66,10 @@ fn register(
     registry.prefer::<metallic::op::Sdpa>(preference::sdpa);
     registry.register(Backend::Legacy, "rows", LegacySwiGlu(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
+    registry.register(Backend::Graph, "fused", attention_graph);
+    registry.register(Backend::Legacy, "composed", LegacyAttentionBlock::new(&cpu()));
+    // Attention within a segment runs as attention alone would.
+    registry.prefer::<AttentionBlock>(|spec| preference::sdpa(&spec.sdpa));
+    registry.register(Backend::Graph, "fused", mlp_graph);
+    registry.register(Backend::Legacy, "composed", LegacyMlpBlock::new(&cpu()));
 }

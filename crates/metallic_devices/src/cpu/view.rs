@@ -34,6 +34,12 @@ impl View {
         Self::at(output_ptr(tensor), tensor)
     }
 
+    /// Dense f32 `[batch, len, heads · dim]` seen as `[batch, heads, len, dim]`.
+    pub(crate) fn heads(ptr: *mut f32, [batch, len]: [usize; 2], [heads, dim]: [usize; 2]) -> Self {
+        let strides = [len * heads * dim, dim, heads * dim, 1].map(|floats| floats * 4);
+        Self { ptr: ptr.cast(), dtype: DType::F32, shape: [batch, heads, len, dim], strides }
+    }
+
     fn at(ptr: *mut u8, tensor: &Tensor) -> Self {
         let (dtype, layout) = (tensor.dtype(), tensor.layout());
         let lead = 4 - layout.shape().len();

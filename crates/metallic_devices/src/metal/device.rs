@@ -20,7 +20,7 @@ use super::description::Identity;
 use super::failure;
 use super::mapping::Mappings;
 use super::stream::{Metal, StreamOptions};
-use crate::Profile;
+use crate::{GraphOptions, Profile};
 
 // A command-line program on macOS gets no default device unless it is linked with this
 // framework (documentation of MTLCreateSystemDefaultDevice).
@@ -31,18 +31,20 @@ unsafe extern "C" {}
 const STAGING_BYTES: usize = 16 << 20;
 
 /// How to open the GPU.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MetalOptions {
     /// When work is handed to the GPU.
     pub profile: Profile,
     /// Kernels in one command buffer at most. Enough to hide the cost of handing one over (about
     /// 10 µs), few enough that the GPU begins early.
     pub max_kernels: usize,
+    /// How graphs are compiled and run.
+    pub graph: GraphOptions,
 }
 
 impl Default for MetalOptions {
     fn default() -> Self {
-        Self { profile: Profile::Throughput, max_kernels: 128 }
+        Self { profile: Profile::Throughput, max_kernels: 128, graph: GraphOptions::default() }
     }
 }
 
@@ -73,7 +75,7 @@ impl MetalDevice {
         let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice());
         let none = || failure("open", "this machine has no Metal device; the cpu device is left");
         let device = device.ok_or_else(none)?;
-        let MetalOptions { profile, max_kernels } = options;
+        let MetalOptions { profile, max_kernels, .. } = options;
         let stream = StreamOptions { profile, max_kernels: max_kernels.max(1) };
         Ok(Self {
             identity: Identity::of(&device),
@@ -93,9 +95,11 @@ impl MetalDevice {
         policies: Policies,
         recorder: Recorder,
     ) -> Result<Context> {
+        let graph = options.graph.clone();
         let device = Self::new(options, recorder.clone())?;
         let mut registry = KernelBackendRegistry::new(METAL, policies);
         super::register(&mut registry, &device);
+        super::graph::register(&mut registry, &device, &graph, &recorder);
         Ok(Context::new(Arc::new(device), registry, ResourceCache::default(), recorder))
     }
 

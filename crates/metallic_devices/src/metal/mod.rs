@@ -31,6 +31,7 @@ mod pool;
 mod stream;
 mod submission;
 
+mod graph;
 mod legacy;
 
 pub use buffer::METAL;

@@ -1,5 +1,6 @@
 //! The CPU's kernels on the testkit's cases, each backend at every instruction level; and what
 //! kernels that write must refuse.
 
+mod cpu_blocks;
 mod cpu_memory;
 mod cpu_sdpa;

@@ -1,19 +1,45 @@
 //! The feed-forward half of a block: gate and up, SwiGLU, down.
 
 use metallic::Context;
-use metallic::op::{SwiGlu, SwiGluArgs};
-use metallic::tensor::Tensor;
+use metallic::op::{Linear, RmsNorm, SwiGlu};
+use metallic::segment::{MlpBlock, MlpBlockArgs};
+use metallic::tensor::{DType, Tensor};
 
 use super::model::Model;
+use super::step::Step;
 use super::weights::BlockWeights;
 use crate::error::Result;
 
 impl Model {
-    /// `x: [rows, hidden]`, normalised; gives `[rows, hidden]`.
-    pub(super) fn mlp(&self, ctx: &Context, weights: &BlockWeights, x: &Tensor) -> Result<Tensor> {
-        let gate = self.project(ctx, &weights.gate, x)?;
-        let up = self.project(ctx, &weights.up, x)?;
-        ctx.run::<SwiGlu>(&SwiGluArgs { gate: gate.clone(), up, out: gate.clone() })?;
-        self.project(ctx, &weights.down, &gate)
+    /// As [`Model::attention`].
+    pub(super) fn mlp(
+        &self,
+        ctx: &Context,
+        weights: &BlockWeights,
+        step: &Step,
+        (x, pending): (&Tensor, Tensor),
+    ) -> Result<Tensor> {
+        let out = ctx.empty(DType::F32, x.shape())?;
+        let args = MlpBlockArgs {
+            x: x.clone(),
+            pending: Some(pending),
+            norm: self.norm_of(&weights.ffn_norm),
+            gate: weights.gate.clone(),
+            up: weights.up.clone(),
+            down: weights.down.clone(),
+            precision: self.options.precision,
+            out: out.clone(),
+        };
+        if step.segments {
+            ctx.run::<MlpBlock>(&args)?;
+            return Ok(out);
+        }
+        let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
+        ctx.run::<RmsNorm>(&calls.norm)?;
+        ctx.run::<Linear>(&calls.gate)?;
+        ctx.run::<Linear>(&calls.up)?;
+        ctx.run::<SwiGlu>(&calls.swiglu)?;
+        ctx.run::<Linear>(&calls.down)?;
+        Ok(out)
     }
 }

@@ -1,7 +1,7 @@
 //! The whole model: tokens in, logits out. Names no device and no backend.
 
 use metallic::Context;
-use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision};
+use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision, RmsNorm, RmsNormArgs};
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
@@ -140,7 +140,14 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let x = x.narrow(0, first, rows)?;
         let pending = pending.map(|pending| pending.narrow(0, first, rows)).transpose()?;
-        let normed = self.norm(ctx, &x, pending, &self.weights.output_norm)?;
+        let normed = ctx.empty(DType::F32, x.shape())?;
+        ctx.run::<RmsNorm>(&RmsNormArgs {
+            x,
+            residual: pending,
+            weight: self.weights.output_norm.clone(),
+            eps: self.config.rms_eps,
+            out: normed.clone(),
+        })?;
         let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
         ctx.run::<Linear>(&LinearArgs {
             x: normed,

@@ -43,9 +43,11 @@ pub(super) struct Step {
     pub(super) kv_lens: Tensor,
     /// The key positions layers look at: the highest live length, rounded up.
     pub(super) kv_len: usize,
-    /// f32 `[sequences * len, pairs]` each.
+    /// f32 `[sequences, len, pairs]` each.
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
+    /// Whether the halves of a block run as one op each.
+    pub(super) segments: bool,
 }
 
 impl Step {
@@ -70,8 +72,9 @@ impl Step {
             starts: ctx.upload_i32([batch.sequences], &starts)?,
             kv_lens: ctx.upload_i32([batch.sequences], &live)?,
             kv_len: cache.view_len(len),
-            cos: ctx.upload_f32([rows, pairs], &cos)?,
-            sin: ctx.upload_f32([rows, pairs], &sin)?,
+            cos: ctx.upload_f32([batch.sequences, len, pairs], &cos)?,
+            sin: ctx.upload_f32([batch.sequences, len, pairs], &sin)?,
+            segments: ctx.registry().segments().0,
         })
     }
 

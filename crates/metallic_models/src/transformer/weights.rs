@@ -2,20 +2,12 @@
 
 use half::{bf16, f16};
 use metallic::Context;
+use metallic::segment::Projection;
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
 use crate::error::Result;
 use crate::source::ModelFiles;
-
-/// A projection.
-#[derive(Debug)]
-pub(super) struct Projection {
-    /// `[out_features, in_features]`, as stored.
-    pub(super) weight: Tensor,
-    /// f32 `[out_features]`.
-    pub(super) bias: Option<Tensor>,
-}
 
 /// The tensors of one block.
 #[derive(Debug)]

@@ -3,11 +3,9 @@
 use std::ops::ControlFlow;
 
 use metallic::Context;
-use metallic::dispatch::{Backend, Policies, Policy, PolicyChoice, PolicySource};
+use metallic::dispatch::{Backend, Segments};
 use metallic::op::Precision;
 use metallic::tensor::DType;
-use metallic_devices::cpu::{CpuDevice, CpuOptions};
-use metallic_instrumentation::Recorder;
 use metallic_models::Error;
 use metallic_models::generate::{GenerateOptions, Generator, StopReason};
 use metallic_models::kv_cache::{KvCache, KvCacheOptions};
@@ -15,12 +13,10 @@ use metallic_models::tiny;
 use metallic_models::transformer::{Batch, Logits, Model, ModelOptions};
 use serde_json::Value;
 
+use crate::support::{SETUPS, segmented};
+
 fn context(backend: Backend) -> Context {
-    let mut policies = Policies::default();
-    let source = PolicySource::Flag("test");
-    policies.ops.insert("sdpa", PolicyChoice { policy: Policy::Force(backend), source });
-    let options = CpuOptions { threads: 2, ..CpuOptions::default() };
-    CpuDevice::context(options, policies, Recorder::disabled())
+    segmented(backend, Segments::Off)
 }
 
 fn load(ctx: &Context, precision: Precision) -> Model {
@@ -49,8 +45,8 @@ fn argmax(logits: &[f32]) -> u32 {
 
 #[test]
 fn exact_logits_are_the_golden_ones_under_both_backends() {
-    for backend in Backend::ALL {
-        let ctx = context(backend);
+    for (backend, segments) in SETUPS {
+        let ctx = segmented(backend, segments);
         let model = load(&ctx, Precision::Exact);
         for case in golden() {
             let prompt = ids(&case["ids"]);
@@ -60,7 +56,10 @@ fn exact_logits_are_the_golden_ones_under_both_backends() {
                 for pair in case["top5"][row].as_array().unwrap() {
                     let (id, want) = (pair[0].as_u64().unwrap(), pair[1].as_f64().unwrap());
                     let got = f64::from(logits[id as usize]);
-                    assert!((got - want).abs() < 1e-3, "{backend} row {row} id {id}: {got} {want}");
+                    assert!(
+                        (got - want).abs() < 1e-3,
+                        "{backend} {segments} {row} {id}: {got} {want}"
+                    );
                     checked += 1;
                 }
                 Ok(())
@@ -69,15 +68,20 @@ fn exact_logits_are_the_golden_ones_under_both_backends() {
             model.forward(&ctx, &mut cache, batch, Logits::Each(&mut check)).unwrap();
             assert_eq!(checked, 5 * prompt.len());
         }
-        let runs = ctx.runs("sdpa");
-        assert!(runs.iter().all(|run| run.selection.backend == backend), "{runs:?}");
+        let runs = [ctx.runs("sdpa"), ctx.runs("attention_block")];
+        assert_eq!(
+            runs.each_ref().map(Vec::is_empty),
+            [segments == Segments::On, segments == Segments::Off]
+        );
+        let mut runs = runs.iter().flatten();
+        assert!(runs.all(|run| run.selection.backend == backend), "{:?}", ctx.runs("sdpa"));
     }
 }
 
 #[test]
 fn greedy_text_follows_the_golden_one_to_its_first_close_call() {
-    for backend in Backend::ALL {
-        let ctx = context(backend);
+    for (backend, segments) in SETUPS {
+        let ctx = segmented(backend, segments);
         let model = load(&ctx, Precision::Quantized);
         let tokenizer = tiny::model().unwrap().tokenizer().unwrap();
         for case in golden() {
@@ -105,7 +109,12 @@ fn greedy_text_follows_the_golden_one_to_its_first_close_call() {
                     },
                 )
                 .unwrap();
-            assert_eq!(generation.ids[..sure], want[..sure], "{backend} {}", case["prompt"]);
+            assert_eq!(
+                generation.ids[..sure],
+                want[..sure],
+                "{backend} {segments} {}",
+                case["prompt"]
+            );
             assert_eq!(generation.stop, StopReason::Length);
             assert_eq!(text, tokenizer.decode(&generation.ids, true));
         }
@@ -148,8 +157,8 @@ fn chunks_cache_types_and_growth_change_nothing_that_matters() {
 
 #[test]
 fn sequences_in_one_batch_are_independent() {
-    for backend in Backend::ALL {
-        let ctx = context(backend);
+    for (backend, segments) in SETUPS {
+        let ctx = segmented(backend, segments);
         let model = load(&ctx, Precision::Exact);
         let vocab = model.config().vocab;
         let prompts: [&[u32]; 3] = [&[540, 600, 258, 455], &[100, 200, 300, 400], &[7, 7, 7, 7]];
@@ -170,7 +179,7 @@ fn sequences_in_one_batch_are_independent() {
         }
         for (alone, together) in alone.iter().zip(together.chunks_exact(vocab)) {
             for (a, b) in alone.iter().zip(together) {
-                assert!((a - b).abs() < 1e-4, "{backend}: {a} {b}");
+                assert!((a - b).abs() < 1e-4, "{backend} {segments}: {a} {b}");
             }
         }
     }

@@ -5,4 +5,6 @@ mod damage;
 mod generation;
 mod gguf;
 mod models;
+mod segments;
+mod support;
 mod tokenizer;

@@ -1,4 +1,4 @@
-//! What the three benches share: a case on a device, timed per kernel until its result is there.
+//! What the benches share: a case on a device, timed per kernel until its result is there.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,5 +1,11 @@
 //! What must come out: f64 references in plain loops, one file per op.
 
+pub mod estimate;
+
+mod block;
 mod sdpa;
 
+pub(crate) use block::band;
+pub use block::{AttentionReference, BlockProblem, attention_block, mlp_block};
+pub use estimate::Estimate;
 pub use sdpa::{Reference, RowFacts, SdpaProblem, TensorMask, TensorMaskValues, sdpa};

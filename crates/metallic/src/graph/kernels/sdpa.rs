@@ -54,6 +54,8 @@ impl GraphKernel<Sdpa> for SdpaGraphKernel {
                 Axis::KvHeads => Dim::Fixed(spec.kv_heads),
                 Axis::HeadDim => Dim::Fixed(spec.head_dim),
                 Axis::VDim => Dim::Fixed(spec.v_dim),
+                // No tensor of attention has another axis.
+                _ => Dim::Any,
             });
             let dims = dims.collect();
             graph.input(Input { name: binding.name, dtype, axes: binding.axes, dims })

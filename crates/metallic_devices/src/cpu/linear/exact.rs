@@ -10,10 +10,10 @@
 
 use metallic::tensor::DType;
 
+use super::products::Task;
 use super::scratch::with_task_scratch;
-use super::{Task, split};
+use super::split;
 use crate::cpu::gemm_f32::{RawGemm, gemm_nt_raw};
-use crate::cpu::pool::ThreadPool;
 use crate::cpu::quant::dequantize_row_at;
 
 /// Rows of a decoded tile where x has many rows.
@@ -23,21 +23,29 @@ const SMALL_TILE: usize = 4;
 /// Up to this many rows of x count as few.
 const FEW: usize = 8;
 
-pub(super) fn run(pool: &ThreadPool, task: &Task) {
-    let few = task.m() <= FEW;
-    let tile = if few { SMALL_TILE } else { TILE };
-    let least = if few { (32 << 10) / task.row_bytes.max(1) } else { 1 };
-    let (rows, tasks) = if few {
-        split(task.n(), tile, least, pool.threads())
-    } else {
-        split(task.n(), 16, least, pool.threads())
-    };
-    pool.run(tasks, &|index| {
-        let end = task.n().min((index + 1) * rows);
-        for start in (index * rows..end).step_by(tile) {
-            multiply_tile(task, start, end.min(start + tile));
+/// How columns are shared out.
+pub(super) struct Shares {
+    pub(super) count: usize,
+    columns: usize,
+    tile: usize,
+}
+
+impl Shares {
+    pub(super) fn new(task: &Task, threads: usize) -> Self {
+        let few = task.m() <= FEW;
+        let tile = if few { SMALL_TILE } else { TILE };
+        let least = if few { (32 << 10) / task.row_bytes.max(1) } else { 1 };
+        let (columns, count) = split(task.n(), if few { tile } else { 16 }, least, threads);
+        Self { count, columns, tile }
+    }
+
+    /// One of `count` shares.
+    pub(super) fn run(&self, task: &Task, index: usize) {
+        let end = task.n().min((index + 1) * self.columns);
+        for start in (index * self.columns..end).step_by(self.tile) {
+            multiply_tile(task, start, end.min(start + self.tile));
         }
-    });
+    }
 }
 
 /// Columns `start..end` of y.
@@ -53,29 +61,29 @@ fn multiply_tile(task: &Task, start: usize, end: usize) {
         } else {
             let decoded = scratch.a.take::<f32>(stride * (end - start));
             for (row, out) in (start..end).zip(decoded.chunks_exact_mut(stride)) {
-                dequantize_row_at(task.args.level, task.dtype(), task.row(row), &mut out[..k]);
+                dequantize_row_at(task.input.level, task.dtype(), task.row(row), &mut out[..k]);
             }
             decoded.as_ptr()
         };
         let gemm = RawGemm {
-            a: task.args.x.as_ptr(),
+            a: task.input.x,
             a_stride: k,
             b,
             b_stride: stride,
             // SAFETY: `start` is a column of y.
-            c: unsafe { task.y.0.add(start) },
+            c: unsafe { task.part.y.add(start) },
             c_stride: task.n(),
             m: task.m(),
             n: end - start,
             k,
-            accumulate: task.args.bias.is_some(),
+            accumulate: task.part.bias.is_some(),
         };
-        if let Some(bias) = task.args.bias {
+        if let Some(bias) = task.part.bias {
             for row in 0..task.m() {
                 // SAFETY: these columns of y belong to this task.
                 let out = unsafe {
                     std::slice::from_raw_parts_mut(
-                        task.y.0.add(row * task.n() + start),
+                        task.part.y.add(row * task.n() + start),
                         end - start,
                     )
                 };
@@ -84,6 +92,6 @@ fn multiply_tile(task: &Task, start: usize, end: usize) {
         }
         // SAFETY: x, the tile and the columns of y cover these shapes; the columns are this
         // task's own.
-        unsafe { gemm_nt_raw(task.args.level, gemm) };
+        unsafe { gemm_nt_raw(task.input.level, gemm) };
     });
 }

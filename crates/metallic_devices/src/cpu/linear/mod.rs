@@ -9,6 +9,7 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod exact;
+mod products;
 mod quantized;
 pub(crate) mod scratch;
 #[cfg(test)]
@@ -17,6 +18,8 @@ pub(crate) mod testing;
 mod vnni;
 
 pub use metallic::op::Precision;
+pub(crate) use products::{Input, Part, products};
+
 use metallic::tensor::DType;
 
 use super::pool::ThreadPool;
@@ -58,87 +61,19 @@ pub struct Linear<'a> {
 /// When a slice's length disagrees with the shapes, or the weight is neither a float nor a
 /// quantised type.
 pub fn linear(pool: &ThreadPool, args: &Linear, y: &mut [f32]) {
-    let LinearWeight { dtype, rows: n, cols: k, bytes } = args.weight;
-    assert!(dtype.is_float() || dtype.is_quantized(), "{dtype} weights");
-    let row_bytes = dtype.row_bytes(k).expect("whole blocks");
-    assert_eq!(bytes.len(), n * row_bytes, "bytes of the weight");
-    assert_eq!(args.x.len(), args.m * k, "x: [m, k]");
-    assert_eq!(y.len(), args.m * n, "y: [m, n]");
-    assert!(args.bias.is_none_or(|bias| bias.len() == n), "bias: [n]");
-    if y.is_empty() {
-        return;
-    }
-    if k == 0 {
-        return y.chunks_exact_mut(n).for_each(|row| match args.bias {
-            Some(bias) => row.copy_from_slice(bias),
-            None => row.fill(0.0),
-        });
-    }
-    let task = Task { args, row_bytes, y: Output(y.as_mut_ptr()) };
-    if args.precision == Precision::Quantized && dtype.is_quantized() {
-        quantized::run(pool, &task);
-    } else {
-        exact::run(pool, &task);
-    }
-}
-
-/// One product on its way through the paths.
-struct Task<'a> {
-    args: &'a Linear<'a>,
-    row_bytes: usize,
-    y: Output,
-}
-
-/// `y`, of which each task writes its own columns.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-
-// SAFETY: the tasks of one product write disjoint elements and read none but their own.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Task<'_> {
-    fn m(&self) -> usize {
-        self.args.m
-    }
-
-    fn n(&self) -> usize {
-        self.args.weight.rows
-    }
-
-    fn k(&self) -> usize {
-        self.args.weight.cols
-    }
-
-    fn dtype(&self) -> DType {
-        self.args.weight.dtype
-    }
-
-    /// The stored bytes of row `row` of W.
-    fn row(&self, row: usize) -> &[u8] {
-        &self.args.weight.bytes[row * self.row_bytes..][..self.row_bytes]
-    }
-
-    fn bias(&self, col: usize) -> f32 {
-        self.args.bias.map_or(0.0, |bias| bias[col])
-    }
-
-    /// Writes `y[row, col]`, bias added.
-    ///
-    /// # Safety
-    /// `row < m`, `col < n`, and no other task writes this element.
-    #[inline(always)]
-    unsafe fn write(&self, row: usize, col: usize, value: f32) {
-        // SAFETY: inside y as the caller promises.
-        unsafe { *self.y.0.add(row * self.n() + col) = value + self.bias(col) };
-    }
+    let Linear { x, m, weight, bias, precision, level } = *args;
+    assert_eq!(x.len(), m * weight.cols, "x: [m, k]");
+    assert_eq!(y.len(), m * weight.rows, "y: [m, n]");
+    let input = Input { x: x.as_ptr(), m, k: weight.cols, prepare: None, precision, level };
+    let part = Part { weight, bias, y: y.as_mut_ptr() };
+    // SAFETY: x and y have these shapes, and while they are borrowed nobody else writes them.
+    unsafe { products(pool, &input, [part]) };
 }
 
 /// Splits `total` into ranges of a multiple of `unit`: several for each thread, so that a thread
 /// that is held back does not hold up the others, but none smaller than `least`.
 fn split(total: usize, unit: usize, least: usize, threads: usize) -> (usize, usize) {
     let even = total.div_ceil(4 * threads.max(1));
-    let size = even.max(least).next_multiple_of(unit);
+    let size = even.max(least).max(1).next_multiple_of(unit);
     (size, total.div_ceil(size))
 }

@@ -5,43 +5,49 @@
 //! 31 at 512 rows, against 4 and 7.5 plain). Unpacking takes most of the time of decoding here.
 //! AVX-512 with VNNI leaves for `vnni/`.
 
+use std::ops::Range;
+
 use super::activations::{Activations, BLOCK};
-use super::scratch::{Scratch, with_shared_scratch, with_task_scratch};
-use super::{Task, split};
-use crate::cpu::pool::ThreadPool;
+use super::products::Task;
+use super::scratch::{Scratch, with_task_scratch};
+use super::split;
 use crate::cpu::quant::{Block, with_block};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::Level;
 use crate::cpu::simd::with_level;
 
-pub(super) fn run(pool: &ThreadPool, task: &Task) {
-    #[cfg(target_arch = "x86_64")]
-    if task.args.level.usable() == crate::cpu::simd::Level::Avx512Vnni {
-        return super::vnni::run(pool, task);
-    }
-    with_shared_scratch(|scratch| {
-        let x = Activations::quantize(task.args.level, task.args.x, task.k(), scratch);
-        with_block!(
-            task.dtype(),
-            B => run_blocks::<B>(pool, task, x),
-            unreachable!("checked by the caller")
-        );
-    });
+/// How columns are shared out.
+pub(super) struct Shares {
+    pub(super) count: usize,
+    columns: usize,
 }
 
-fn run_blocks<B: Block>(pool: &ThreadPool, task: &Task, x: Activations) {
-    let least = (16 << 10) / task.row_bytes;
-    let (rows, tasks) = split(task.n(), 1, least.max(1), pool.threads());
-    pool.run(tasks, &|index| {
-        let columns = index * rows..task.n().min((index + 1) * rows);
-        // The scratch is borrowed outside: what runs through a thread-local is not inlined, and
-        // so not compiled for the level.
-        with_task_scratch(|scratch| {
-            with_level(task.args.level, || {
-                for col in columns {
-                    column::<B>(task, &x, col, scratch);
-                }
-            });
+impl Shares {
+    pub(super) fn new(task: &Task, threads: usize) -> Self {
+        let least = (16 << 10) / task.row_bytes;
+        let (columns, count) = split(task.n(), 1, least.max(1), threads);
+        Self { count, columns }
+    }
+
+    /// One of `count` shares.
+    pub(super) fn run(&self, task: &Task, x: Activations, index: usize) {
+        let columns = index * self.columns..task.n().min((index + 1) * self.columns);
+        with_block!(
+            task.dtype(),
+            B => run_columns::<B>(task, x, columns),
+            unreachable!("checked by the caller")
+        );
+    }
+}
+
+fn run_columns<B: Block>(task: &Task, x: Activations, columns: Range<usize>) {
+    // The scratch is borrowed outside: what runs through a thread-local is not inlined, and
+    // so not compiled for the level.
+    with_task_scratch(|scratch| {
+        with_level(task.input.level, || {
+            for col in columns {
+                column::<B>(task, &x, col, scratch);
+            }
         });
     });
 }
@@ -68,7 +74,7 @@ fn column<B: Block>(task: &Task, x: &Activations, col: usize, scratch: &mut Scra
         let (x_codes, x_scales, x_sums) = x.row(row);
         let x = Row { codes: x_codes, scales: x_scales, sums: x_sums };
         #[cfg(target_arch = "x86_64")]
-        let sum = match task.args.level.usable() {
+        let sum = match task.input.level.usable() {
             // SAFETY: AVX-512 levels include AVX2 and FMA.
             Level::Avx2 | Level::Avx512 => unsafe { super::avx2::dot::<B>(w, x) },
             _ => dot::<B>(w, x),

@@ -132,6 +132,61 @@ fn every_type_level_and_precision() {
 }
 
 #[test]
+fn products_of_one_x_are_those_of_each_alone() {
+    let (n, k) = ([70, 33, 5], 256);
+    let weights = [DType::Q4K, DType::Q6K, DType::Q8_0, DType::Q4_1, DType::F16];
+    for level in Level::available() {
+        for precision in [Precision::Quantized, Precision::Exact] {
+            for (m, first) in [(1, 0), (3, 1), (13, 2), (29, 0)] {
+                let (x, bias) = (gaussian(5, m * k), gaussian(6, n[0]));
+                let dtypes: [DType; 3] = std::array::from_fn(|i| weights[first + i]);
+                let bytes: [_; 3] =
+                    std::array::from_fn(|i| random_bytes(i as u64, dtypes[i], n[i] * k));
+                let weight = |i: usize| LinearWeight {
+                    dtype: dtypes[i],
+                    rows: n[i],
+                    cols: k,
+                    bytes: &bytes[i],
+                };
+                let bias = |i: usize| (i == 0).then_some(&*bias);
+                let alone: [Vec<f32>; 3] = std::array::from_fn(|i| {
+                    let mut y = vec![f32::NAN; m * n[i]];
+                    let (weight, bias) = (weight(i), bias(i));
+                    let args = Linear { x: &x, m, weight, bias, precision, level };
+                    linear(&ThreadPool::new(1), &args, &mut y);
+                    y
+                });
+                // Rows of x appear only when they are asked for.
+                let mut late = vec![f32::NAN; m * k];
+                let at = Address(late.as_mut_ptr());
+                let prepare = |rows: std::ops::Range<usize>| {
+                    let (at, rows) = (&at, rows.start * k..rows.end * k);
+                    // SAFETY: rows of `late`, each asked for once.
+                    unsafe { at.0.add(rows.start).copy_from(x[rows.clone()].as_ptr(), rows.len()) };
+                };
+                let mut together = alone.each_ref().map(|y| vec![f32::NAN; y.len()]);
+                let mut parts = together.iter_mut().enumerate().map(|(i, y)| Part {
+                    weight: weight(i),
+                    bias: bias(i),
+                    y: y.as_mut_ptr(),
+                });
+                let parts: [Part; 3] = std::array::from_fn(|_| parts.next().unwrap());
+                let prepare = Some(&prepare as &(dyn Fn(_) + Sync));
+                let input = Input { x: at.0, m, k, prepare, precision, level };
+                // SAFETY: the vectors have the shapes, and nothing else touches them.
+                unsafe { products(&ThreadPool::new(2), &input, parts) };
+                assert!(alone == together, "{dtypes:?} {level:?} {precision:?} m {m}");
+            }
+        }
+    }
+}
+
+struct Address(*mut f32);
+
+// SAFETY: tasks write their own rows.
+unsafe impl Sync for Address {}
+
+#[test]
 fn eight_bit_activations_cost_under_one_percent() {
     let (m, n, k) = (4, 64, 1024);
     let x = gaussian(7, m * k);

@@ -44,7 +44,7 @@ fn one(op: Unary, x: f32) -> f32 {
         Unary::Relu => x.max(0.0),
         Unary::Floor => x.floor(),
         Unary::Round => x.round_ties_even(),
-        Unary::IsNan | Unary::IsInfinite | Unary::Not => abort!("{op:?} gives no number"),
+        Unary::IsNan | Unary::IsInfinite | Unary::IsFinite | Unary::Not => abort!("{op:?} gives no number"),
     }
 }
 
@@ -53,6 +53,7 @@ pub(super) fn unary(op: Unary, x: &Value) -> Value {
     let test: Option<fn(f32) -> bool> = match op {
         Unary::IsNan => Some(f32::is_nan),
         Unary::IsInfinite => Some(f32::is_infinite),
+        Unary::IsFinite => Some(f32::is_finite),
         Unary::Not => Some(|x| x == 0.0),
         _ => None,
     };

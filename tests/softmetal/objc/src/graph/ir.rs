@@ -31,6 +31,7 @@ pub(crate) enum Unary {
     Round,
     IsNan,
     IsInfinite,
+    IsFinite,
     Not,
 }
 

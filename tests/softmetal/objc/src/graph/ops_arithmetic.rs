@@ -48,6 +48,7 @@ arithmetic! {
         "roundWithTensor:name:" Round,
         "isNaNWithTensor:name:" IsNan,
         "isInfiniteWithTensor:name:" IsInfinite,
+        "isFiniteWithTensor:name:" IsFinite,
         "notWithTensor:name:" Not,
     binary:
         "additionWithPrimaryTensor:secondaryTensor:name:" Add,

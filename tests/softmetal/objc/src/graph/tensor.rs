@@ -81,7 +81,7 @@ fn result_type(op: &Op, inputs: &[&Node]) -> DType {
             | Binary::Greater
             | Binary::GreaterOrEqual,
         )
-        | Op::Unary(Unary::IsNan | Unary::IsInfinite | Unary::Not) => DType::Bool,
+        | Op::Unary(Unary::IsNan | Unary::IsInfinite | Unary::IsFinite | Unary::Not) => DType::Bool,
         Op::ShapeOf => DType::I32,
         Op::Select | Op::Lookup => inputs[1].dtype,
         _ => inputs[0].dtype,

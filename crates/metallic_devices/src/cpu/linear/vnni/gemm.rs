@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::activations::GROUP_WORDS;
 use super::chunk::Chunks;
-use crate::cpu::linear::Task;
+use crate::cpu::linear::products::Task;
 use crate::cpu::quant::Block;
 
 /// Rows of W in a panel: the lanes of a vector.
@@ -236,12 +236,12 @@ unsafe fn kernel<B: Block, const M: usize, const P: usize>(tile: &Tile) {
             let col = tile.col + p * PANEL;
             let lanes = (task.n() - col).min(PANEL);
             let mask = (0xffff_u32 >> (PANEL - lanes)) as u16;
-            let bias = match task.args.bias {
+            let bias = match task.part.bias {
                 Some(bias) => _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(col)),
                 None => _mm512_setzero_ps(),
             };
             for (m, sums) in sums.iter().enumerate() {
-                let to = task.y.0.add((tile.row + m) * task.n() + col);
+                let to = task.part.y.add((tile.row + m) * task.n() + col);
                 _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(sums[p], bias));
             }
         }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::activations::LANE_WORDS;
 use super::chunk::{Chunk, Chunks};
-use crate::cpu::linear::Task;
+use crate::cpu::linear::products::Task;
 use crate::cpu::quant::Block;
 
 /// Bytes of the largest step of a format.

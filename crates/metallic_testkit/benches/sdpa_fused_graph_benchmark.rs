@@ -1,0 +1,131 @@
+//! The halves of a block as one fused graph each, against attention as a graph among composed
+//! neighbours, op by op, as models run it without segments. Both ways go through the registry,
+//! and both walk through the weights of several layers, as a model does.
+
+mod common;
+
+use std::cell::Cell;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use metallic::Context;
+use metallic::dispatch::{Backend, Policy, PolicyChoice, PolicySource};
+use metallic::op::{KvAppend, Linear, Op, RmsNorm, Rope, Sdpa, SwiGlu};
+use metallic::segment::{AttentionBlock, AttentionBlockArgs, MlpBlock, MlpBlockArgs};
+use metallic::tensor::DType;
+use metallic_testkit::block::{PlacedBlock, problem};
+use metallic_testkit::cases::block::BlockCase;
+
+/// Layers whose weights no cache holds together.
+const LAYERS: usize = 8;
+
+/// A context on which everything that has a graph form runs as `backend`.
+fn context(backend: Backend) -> Context {
+    let mut ctx = common::context();
+    let mut policies = ctx.registry().policies().clone();
+    let source = PolicySource::Flag("the benchmark");
+    policies.all = PolicyChoice { policy: Policy::Force(backend), source };
+    ctx.registry_mut().set_policies(policies);
+    ctx
+}
+
+/// Blocks of Qwen2.5-0.5B and of SmolLM2-135M, decoding and reading a prompt.
+fn cases() -> Vec<BlockCase> {
+    let qwen = |past, len| BlockCase::new(past, len).shapes((14, 2), 64, 896, 4864);
+    let smol = |past, len| BlockCase::new(past, len).llama().shapes((9, 3), 64, 576, 1536);
+    let (q8_0, f16) = (DType::Q8_0, DType::F16);
+    let quantized = |case: BlockCase| case.types([q8_0; 2], f16).quantized();
+    let lens = [(256, 1), (4096, 1), (0, 512)];
+    let cases = lens.map(|(past, len)| [quantized(qwen(past, len)), quantized(smol(past, len))]);
+    let exact = qwen(256, 1).types([f16; 2], f16);
+    cases.into_iter().flatten().chain([exact]).collect()
+}
+
+fn attention_op_by_op(ctx: &Context, args: &AttentionBlockArgs) -> metallic::Result<()> {
+    let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
+    ctx.run::<RmsNorm>(&calls.norm)?;
+    for call in &calls.qkv {
+        ctx.run::<Linear>(call)?;
+    }
+    for call in calls.qk_norm.iter().flatten() {
+        ctx.run::<RmsNorm>(call)?;
+    }
+    for call in &calls.rope {
+        ctx.run::<Rope>(call)?;
+    }
+    for call in &calls.append {
+        ctx.run::<KvAppend>(call)?;
+    }
+    ctx.run::<Sdpa>(&calls.sdpa)?;
+    ctx.run::<Linear>(&calls.o)?;
+    ctx.device().synchronize()
+}
+
+fn mlp_op_by_op(ctx: &Context, args: &MlpBlockArgs) -> metallic::Result<()> {
+    let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
+    ctx.run::<RmsNorm>(&calls.norm)?;
+    ctx.run::<Linear>(&calls.gate)?;
+    ctx.run::<Linear>(&calls.up)?;
+    ctx.run::<SwiGlu>(&calls.swiglu)?;
+    ctx.run::<Linear>(&calls.down)?;
+    ctx.device().synchronize()
+}
+
+fn whole<O: Op>(ctx: &Context, args: &O::Args) -> metallic::Result<()> {
+    ctx.run::<O>(args)?;
+    ctx.device().synchronize()
+}
+
+/// A way to run one call.
+type Way<'a, A> = (&'a str, &'a Context, fn(&Context, &A) -> metallic::Result<()>);
+
+fn time<A>(
+    criterion: &mut Criterion,
+    group: &str,
+    case: &BlockCase,
+    layers: &[A],
+    ways: &[Way<'_, A>],
+) {
+    let mut group = criterion.benchmark_group(group);
+    for (name, ctx, run) in ways {
+        let turn = Cell::new(0);
+        group.bench_function(BenchmarkId::new(*name, case), |bencher| {
+            bencher.iter(|| {
+                turn.set((turn.get() + 1) % layers.len());
+                run(ctx, &layers[turn.get()]).expect("a case of the list runs");
+            });
+        });
+    }
+    group.finish();
+}
+
+fn fused(criterion: &mut Criterion) {
+    let (graph, legacy) = (context(Backend::Graph), context(Backend::Legacy));
+    for case in cases() {
+        let problem = problem(&case);
+        let layer = || PlacedBlock::new(&graph, &problem).expect("memory for a layer");
+        let layers: Vec<_> = (0..LAYERS).map(|_| layer()).collect();
+        let attention: Vec<_> = layers
+            .iter()
+            .map(|layer| layer.attention(&graph, &problem).expect("memory for a call"))
+            .collect();
+        let ways: [Way<'_, AttentionBlockArgs>; 3] = [
+            ("fused", &graph, whole::<AttentionBlock>),
+            ("sdpa graph and neighbours", &graph, attention_op_by_op),
+            ("composed", &legacy, whole::<AttentionBlock>),
+        ];
+        time(criterion, "attention_block", &case, &attention, &ways);
+        let mlp: Vec<_> = layers
+            .iter()
+            .map(|layer| layer.mlp(&graph, &problem).expect("memory for a call"))
+            .collect();
+        let ways: [Way<'_, MlpBlockArgs>; 3] = [
+            ("fused", &graph, whole::<MlpBlock>),
+            ("op by op", &graph, mlp_op_by_op),
+            ("composed", &legacy, whole::<MlpBlock>),
+        ];
+        time(criterion, "mlp_block", &case, &mlp, &ways);
+    }
+}
+
+criterion_group! { name = benches; config = common::criterion(); targets = fused }
+criterion_main!(benches);

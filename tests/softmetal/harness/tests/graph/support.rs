@@ -1,0 +1,32 @@
+//! Contexts whose attention runs as a graph.
+
+use metallic::Context;
+use metallic::dispatch::{Backend, Policies, Policy, PolicyChoice, PolicySource};
+use metallic_devices::metal::{MetalDevice, MetalOptions};
+use metallic_devices::{GraphOptions, HiddenKeys, Operands, Terms};
+use metallic_instrumentation::Recorder;
+
+/// Policies that demand `backend` for attention.
+pub(crate) fn force(backend: Backend) -> Policies {
+    let mut policies = Policies::default();
+    let source = PolicySource::Flag("--test");
+    policies.ops.insert("sdpa", PolicyChoice { policy: Policy::Force(backend), source });
+    policies
+}
+
+/// A context that runs attention as a graph, by `options`.
+pub(crate) fn graph_with(options: GraphOptions, recorder: Recorder) -> Context {
+    let options = MetalOptions { graph: options, ..MetalOptions::default() };
+    MetalDevice::context(options, force(Backend::Graph), recorder).unwrap()
+}
+
+/// A context that runs attention as a graph and promises nothing of hidden keys.
+pub(crate) fn graph() -> Context {
+    graph_with(GraphOptions::default(), Recorder::disabled())
+}
+
+/// What a model's own cache promises.
+pub(crate) fn promises() -> GraphOptions {
+    let terms = Terms { hidden_keys: HiddenKeys::Finite, operands: Operands::KeyType };
+    GraphOptions { terms, ..GraphOptions::default() }
+}
