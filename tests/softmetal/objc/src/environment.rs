@@ -6,10 +6,11 @@
 //! - `SOFTMETAL_STRICT`, `SOFTMETAL_POISON`: `0` or `1`
 //! - `SOFTMETAL_GUARD`: `0` turns off guard pages, which copy every buffer for each dispatch: for models of
 //!   real size
+//! - `SOFTMETAL_SANITIZER`: `address`, `undefined` or `thread`; each dispatch is then a process of its own
 //! - `SOFTMETAL_OS`: the macOS that is played, as `14.0`, `15.0` or `26.0`
 //! - `SOFTMETAL_BACKTRACE`: `1` prints a backtrace when the process is ended
 
-use softmetal_emulator::{CompileOptions, FiberOrder};
+use softmetal_emulator::{CompileOptions, FiberOrder, Sanitizer};
 
 use crate::gates::Version;
 
@@ -35,6 +36,12 @@ pub(crate) fn read() -> Environment {
             }
         };
     }
+    kernels.sanitizer = variable("SOFTMETAL_SANITIZER").map(|name| match name.as_str() {
+        "address" => Sanitizer::Address,
+        "undefined" => Sanitizer::Undefined,
+        "thread" => Sanitizer::Thread,
+        other => wrong("SOFTMETAL_SANITIZER", other),
+    });
     kernels.strict = switch("SOFTMETAL_STRICT", kernels.strict);
     kernels.guard = switch("SOFTMETAL_GUARD", kernels.guard);
     kernels.poison = switch("SOFTMETAL_POISON", kernels.poison);
