@@ -4,10 +4,13 @@
 //! - `SOFTMETAL_CACHE`: folder of compiled kernels
 //! - `SOFTMETAL_ORDER`: `forward`, `reverse`, or a number that shuffles the threads of a threadgroup
 //! - `SOFTMETAL_STRICT`, `SOFTMETAL_POISON`: `0` or `1`
+//! - `SOFTMETAL_GUARD`: `0` turns off guard pages, which copy every buffer for each dispatch: for models of
+//!   real size
+//! - `SOFTMETAL_SANITIZER`: `address`, `undefined` or `thread`; each dispatch is then a process of its own
 //! - `SOFTMETAL_OS`: the macOS that is played, as `14.0`, `15.0` or `26.0`
 //! - `SOFTMETAL_BACKTRACE`: `1` prints a backtrace when the process is ended
 
-use softmetal_emulator::{CompileOptions, FiberOrder};
+use softmetal_emulator::{CompileOptions, FiberOrder, Sanitizer};
 
 use crate::gates::Version;
 
@@ -23,9 +26,7 @@ pub(crate) struct Environment {
 pub(crate) fn read() -> Environment {
     let folder = std::env::var_os("SOFTMETAL_CACHE")
         .map_or_else(|| std::env::temp_dir().join("softmetal-kernels"), Into::into);
-    // Guard pages are off: they copy every buffer for each dispatch, and two bindings of one buffer
-    // would not see each other's writes.
-    let mut kernels = CompileOptions { guard: false, ..CompileOptions::new(folder) };
+    let mut kernels = CompileOptions::new(folder);
     if let Some(order) = variable("SOFTMETAL_ORDER") {
         kernels.order = match order.as_str() {
             "forward" => FiberOrder::Forward,
@@ -35,7 +36,14 @@ pub(crate) fn read() -> Environment {
             }
         };
     }
+    kernels.sanitizer = variable("SOFTMETAL_SANITIZER").map(|name| match name.as_str() {
+        "address" => Sanitizer::Address,
+        "undefined" => Sanitizer::Undefined,
+        "thread" => Sanitizer::Thread,
+        other => wrong("SOFTMETAL_SANITIZER", other),
+    });
     kernels.strict = switch("SOFTMETAL_STRICT", kernels.strict);
+    kernels.guard = switch("SOFTMETAL_GUARD", kernels.guard);
     kernels.poison = switch("SOFTMETAL_POISON", kernels.poison);
     let os = variable("SOFTMETAL_OS").map_or((15, 0), |text| {
         let (major, minor) = text.split_once('.').unwrap_or((&text, "0"));

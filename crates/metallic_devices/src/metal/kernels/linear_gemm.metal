@@ -1,16 +1,16 @@
-// `out = x W^T + bias` for many rows of x: tiles of 64 rows by 32 columns of out, W decoded to f32 in
-// threadgroup memory, products by 8x8 matrices.
+// `out = x W^T + bias` for many rows of x: tiles of 64 rows (of 32 for short prompts, which would
+// leave half of a tile empty) by 32 columns of out, W decoded to f32 in threadgroup memory, products
+// by 8x8 matrices.
 //
-// grid: (tiles of 32 columns, tiles of 64 rows), 4 simdgroups of 32 x 16. Half of the threads decode
-// W while the others fetch x. gemm.h says why tiles are f32.
+// grid: (tiles of 32 columns, tiles of rows), 2 x 2 simdgroups of 8M rows and 16 columns. Half of the
+// threads decode W while the others fetch x. gemm.h says why tiles are f32.
 #include "gemm.h"
 #include "linear.h"
 
-#define ROWS 64
 #define COLUMNS 32
 #define THREADS 128
 
-template <typename W>
+template <typename W, ushort M>
 [[kernel]] void linear_gemm(
     device const float *x [[buffer(0)]],
     device const uchar *weight [[buffer(1)]],
@@ -21,14 +21,15 @@ template <typename W>
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort simdgroup [[simdgroup_index_in_threadgroup]])
 {
+    constexpr ushort ROWS = 16 * M;
     // Rows of x first, the result at the end.
     TILE(x_tile, ROWS);
     TILE(w_tile, COLUMNS);
 
     const uint first_row = tile.y * ROWS, first_column = tile.x * COLUMNS;
-    threadgroup float *left = x_tile + simdgroup / 2 * 32 * TILE_STRIDE;
+    threadgroup float *left = x_tile + simdgroup / 2 * 8 * M * TILE_STRIDE;
     threadgroup const float *right = w_tile + simdgroup % 2 * 16 * TILE_STRIDE;
-    Sums<4, 2> sums;
+    Sums<M, 2> sums;
     clear(sums);
     for (uint k = 0; k < p.in_features; k += TILE_K) {
         if (thread_index < 64) {
@@ -56,7 +57,7 @@ template <typename W>
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    for (ushort i = 0; i < 4; i++)
+    for (ushort i = 0; i < M; i++)
         for (ushort j = 0; j < 2; j++)
             simdgroup_store(
                 sums.at[i][j], left + i * 8 * TILE_STRIDE + simdgroup % 2 * 16 + j * 8, TILE_STRIDE);
@@ -69,7 +70,9 @@ template <typename W>
     }
 }
 
-#define GEMM(name, W)                                                                              \
-    template [[host_name("linear_gemm_" #name)]] [[kernel]] decltype(linear_gemm<W>) linear_gemm<W>;
+#define GEMM(name, W, ROWS, M)                                                                     \
+    template [[host_name("linear_gemm_" #name "_r" #ROWS)]] [[kernel]] decltype(linear_gemm<W, M>)  \
+        linear_gemm<W, M>;
+#define GEMMS(name, W) GEMM(name, W, 32, 2) GEMM(name, W, 64, 4)
 
-EVERY_WEIGHT(GEMM)
+EVERY_WEIGHT(GEMMS)

@@ -15,14 +15,14 @@
     constant SdpaParams &p [[buffer(3)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]])
+    uint3 size [[threads_per_threadgroup]])
 {
     const uint head = p.first_head + group.y, batch = head / p.kv_heads;
     const Row row = stacked_row(p, head % p.kv_heads, p.first_row + group.x);
     const KeyRange seen = visible_keys(p, live_keys(p, kv_lens, batch), row.position);
     device const uchar *mask_row = mask_row_at(p, mask, batch, row);
     device float *row_scores = scores + (ulong(group.y) * p.chunk_rows + group.x) * p.score_stride;
-    for (uint key = thread_index; key < p.kv_len; key += threads) {
+    for (uint key = thread_index; key < p.kv_len; key += size.x) {
         float score = row_scores[key];
         const bool visible = int(key) >= seen.start && int(key) < seen.end &&
                              finish_score(p, mask_row, key, score);
@@ -37,10 +37,10 @@
     constant SdpaParams &p [[buffer(2)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]])
+    uint3 size [[threads_per_threadgroup]])
 {
     const ulong first = (ulong(group.y) * p.chunk_rows + group.x) * p.score_stride;
-    for (uint key = thread_index; key < p.kv_len; key += threads)
+    for (uint key = thread_index; key < p.kv_len; key += size.x)
         halves[first + key] = half(weights[first + key] * WEIGHT_SCALE);
 }
 
@@ -57,7 +57,7 @@
     constant SdpaParams &p [[buffer(6)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]])
+    uint3 size [[threads_per_threadgroup]])
 {
     const uint head = p.first_head + group.y;
     const uint batch = head / p.kv_heads, kv_head = head % p.kv_heads;
@@ -68,7 +68,7 @@
     device const float *row_weights = weights + at * p.score_stride;
     device const uchar *v_head = v + batch * p.v_batch + kv_head * p.v_head;
     device uchar *to = out + batch * p.out_batch + row.head * p.out_head + row.position * p.out_row;
-    for (uint column = lane; column < p.v_dim; column += threads) {
+    for (uint column = lane; column < p.v_dim; column += size.x) {
         float sum = sums[at * p.v_dim + column];
         if (is_non_finite(sum)) {
             sum = 0.0f;

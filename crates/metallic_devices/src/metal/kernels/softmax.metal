@@ -14,7 +14,7 @@
     constant SdpaParams &p [[buffer(4)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]],
+    uint3 size [[threads_per_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort simdgroup [[simdgroup_index_in_threadgroup]],
     ushort simdgroups [[simdgroups_per_threadgroup]])
@@ -36,7 +36,7 @@
     // The largest score and the sum of weights relative to it, of this thread's keys.
     float largest = LOWEST, total = 0.0f;
     uint count = 0;
-    for (int key = seen.start + int(thread_index); key < seen.end; key += int(threads)) {
+    for (int key = seen.start + int(thread_index); key < seen.end; key += int(size.x)) {
         float score = row_scores[key];
         if (!finish_score(p, mask_row, uint(key), score)) continue;
         const float next = max(largest, score);
@@ -60,7 +60,7 @@
     const uint row_count = simd_sum(taken ? counts[lane] : 0u);
     if (thread_index == 0) inverses[at] = row_count > 0u ? 1.0f / row_total : 0.0f;
 
-    for (int key = int(thread_index); key < int(p.score_stride); key += int(threads)) {
+    for (int key = int(thread_index); key < int(p.score_stride); key += int(size.x)) {
         float weight = HIDDEN;
         if (key >= seen.start && key < seen.end) {
             float score = row_scores[key];

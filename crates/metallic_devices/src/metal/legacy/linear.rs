@@ -22,8 +22,9 @@ const GEMM: Source = kernel_source!("linear_gemm");
 const SIMDGROUPS: usize = 4;
 /// Up to this many rows are few: beyond, a GEMV would read W more than once.
 const FEW_ROWS: usize = 8;
-/// Rows and columns of a tile of the GEMM.
-const TILE: (usize, usize) = (64, 32);
+/// Rows of a tile that the GEMM exists for, and its columns.
+const TILE_ROWS: [usize; 2] = [32, 64];
+const TILE_COLUMNS: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -83,8 +84,9 @@ impl Shape {
     fn of(spec: &LinearSpec, rows: usize) -> Self {
         let (weight, columns) = (spec.weight, spec.out_features);
         if rows > FEW_ROWS {
-            let function = format!("linear_gemm_{weight}");
-            let groups = [columns.div_ceil(TILE.1), rows.div_ceil(TILE.0), 1];
+            let tile = if rows <= TILE_ROWS[0] { TILE_ROWS[0] } else { TILE_ROWS[1] };
+            let function = format!("linear_gemm_{weight}_r{tile}");
+            let groups = [columns.div_ceil(TILE_COLUMNS), rows.div_ceil(tile), 1];
             return Self { source: GEMM, function, groups };
         }
         // Rows of x and columns of a simdgroup, as linear_gemv.metal has them.

@@ -67,7 +67,9 @@ fn every_variant_agrees_on_the_quick_list() {
 #[test]
 fn every_variant_agrees_at_odd_sizes() {
     let mut cases = Vec::new();
-    for (dim, v_dim) in [(1, 1), (6, 18), (64, 64), (80, 96), (96, 40), (128, 65), (192, 128), (256, 256)] {
+    for (dim, v_dim) in
+        [(1, 1), (6, 18), (64, 64), (80, 96), (96, 40), (128, 65), (192, 128), (256, 256)]
+    {
         for lens in [(1, 33), (5, 31)] {
             cases.push(SdpaCase::new(2, (6, 2), lens, dim).v_dim(v_dim).causal());
         }
@@ -125,7 +127,8 @@ fn empty_calls() {
     let cx = ExecCx { device: ctx.device(), cache: ctx.cache(), recorder: ctx.recorder() };
     for [batch, q_len, kv_len] in [[0, 2, 3], [2, 0, 3], [2, 2, 0]] {
         let tensor = |heads, len| ctx.zeros(DType::F32, [batch, heads, len, 32]).unwrap();
-        let out = ctx.upload_f32([batch, 4, q_len, 32], &vec![7.0; batch * 4 * q_len * 32]).unwrap();
+        let out =
+            ctx.upload_f32([batch, 4, q_len, 32], &vec![7.0; batch * 4 * q_len * 32]).unwrap();
         let args = SdpaArgs {
             q: tensor(4, q_len),
             k: tensor(2, kv_len),

@@ -28,8 +28,10 @@ const SCORE_BYTES: usize = 32 << 20;
 /// Metal.jl#381: a product writes a band of NaN when `(rows + 2 · inner) · columns · 4` reaches
 /// about this. At most half of it is asked for.
 const PRODUCT_LIMIT: usize = 1 << 30;
-/// So that a tile of rows stays below that limit in both products.
-const MAX_KEYS: usize = 1 << 18;
+/// On Apple7 and Apple8, products over 32767 elements and more read past their operands
+/// (pytorch#183535); this is the last step of 256 keys below.
+const MAX_KEYS: usize = 32_512;
+/// So that a tile of rows stays below the limit of a product.
 const MAX_WIDTH: usize = 256;
 
 pub(crate) struct SoftmaxMpsSdpa(pub(crate) Metal);
