@@ -2,7 +2,7 @@
 // Rust mirrors the plain structs in src/module.rs; MSL_ABI changes whenever one of them does.
 #pragma once
 
-#define MSL_ABI 1u
+#define MSL_ABI 2u
 
 // The stacks of one worker lie in one region, aligned to its size, so that a thread finds its own
 // context from its stack pointer: region = address & ~(size - 1), fiber = offset / stride.
@@ -23,7 +23,8 @@ struct msl_site {
 };
 
 // Runs once for a whole simdgroup; `arguments[lane]` is set where bit `lane` of `mask` is.
-typedef void (*msl_collective_fn)(void* const* arguments, unsigned mask);
+// False: the operation needs lanes that are not there.
+typedef bool (*msl_collective_fn)(void* const* arguments, unsigned mask);
 
 struct msl_runtime {
     void (*collective)(msl_collective_fn run, void* argument, msl_site site);

@@ -216,6 +216,7 @@ bool run_one(Worker& worker, Run& run, uint64_t number, Random& random) {
     snprintf(where, sizeof where, " (threadgroup %u, %u, %u)", group.x, group.y, group.z);
     std::lock_guard<std::mutex> hold(run.error_lock);
     if (run.error.empty()) run.error = worker.error + where;
+    worker.error.clear();
     run.stop = true;
     return false;
 }
@@ -244,7 +245,10 @@ void work(Run& run, uint64_t seed) {
         worker->scheduler.stack_bottom = (const char*)bottom;
 #endif
     }
-    if (run.launch->fault) catch_faults();
+    if (run.launch->fault) {
+        catch_faults();
+        provide_signal_stack();
+    }
     Random random{seed * 0x9E3779B97F4A7C15ull + 0x1234567ull};
     for (uint64_t number; !run.stop && (number = run.next++) < run.total;) {
         Worker& worker = *workers[number % SETS];

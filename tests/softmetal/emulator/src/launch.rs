@@ -23,13 +23,15 @@ pub(crate) unsafe fn run(
     shape: &Shape,
     buffers: &[(u32, *mut u8, usize)],
 ) -> Result<(), String> {
+    let mut fault = Fault::default();
+    let mut pointers = [ptr::null_mut(); ARGUMENTS];
     if !options.guard {
-        let mut pointers = [ptr::null_mut(); ARGUMENTS];
         for (index, pointer, _) in buffers {
             pointers[*index as usize] = *pointer;
         }
         // SAFETY: as the caller promises.
-        return unsafe { launch(kernel, options, shape, &pointers, ptr::null_mut()) };
+        let result = unsafe { launch(kernel, options, shape, &pointers, &mut fault) };
+        return result.map_err(|message| at_line(kernel, &fault, message));
     }
     let binding = |index: u32| {
         bindings.iter().find(|info| info.index == index && info.kind != BindingKind::Threadgroup)
@@ -48,22 +50,27 @@ pub(crate) unsafe fn run(
     };
     // SAFETY: regions are made of the buffers alone.
     let guard = unsafe { Guard::new(&regions, writable) }?;
-    let mut pointers = [ptr::null_mut(); ARGUMENTS];
     for place in &places {
         pointers[place.index as usize] = guard.pointer(place);
     }
-    let mut fault = Fault::default();
     // SAFETY: the copies are as large as the buffers.
     let result = unsafe { launch(kernel, options, shape, &pointers, &mut fault) };
     match result {
         // SAFETY: regions that are written back hold a buffer that the kernel can write to.
         Ok(()) => unsafe { guard.finish(name) },
-        Err(message) if fault.code == 0 => Err(message),
         Err(message) => {
-            let line = line(&kernel.module.path, fault.code);
-            Err(format!("{line}: {}", access(&fault, &guard, name).unwrap_or(message)))
+            let message = access(&fault, &guard, name).unwrap_or(message);
+            Err(at_line(kernel, &fault, message))
         }
     }
+}
+
+/// The message with the line of the source that faulted, if it was a fault.
+fn at_line(kernel: &Specialisation, fault: &Fault, message: String) -> String {
+    if fault.code == 0 {
+        return message;
+    }
+    format!("{}: {message}", line(&kernel.module.path, fault.code))
 }
 
 /// What a fault did, where it was at a guard page.
@@ -102,7 +109,7 @@ unsafe fn launch(
     options: &CompileOptions,
     shape: &Shape,
     pointers: &[*mut u8; ARGUMENTS],
-    fault: *mut Fault,
+    fault: &mut Fault,
 ) -> Result<(), String> {
     let (order, seed) = options.order.numbers();
     let mut offsets = [0; ARGUMENTS];

@@ -144,6 +144,13 @@ fn layouts_of_structs_are_exported() {
 }
 
 #[test]
+fn libraries_and_functions_go_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<softmetal_emulator::Library>();
+    shared::<Function>();
+}
+
+#[test]
 fn bindings_are_described() {
     let kernel = plain("struct_argument");
     let found: Vec<_> = kernel
