@@ -39,7 +39,8 @@ pub(crate) fn library(
     let key = cache::hash(parts.chain(flags.iter().copied()));
     cached(&options.cache_dir, &format!("{key}.so"), |work, object| {
         let preprocessed = work.preprocess(source)?;
-        if options.check_rules {
+        // An instrumented twin follows the plain library, which was checked.
+        if options.check_rules && sanitizer.is_none() {
             work.check(&preprocessed)?;
         }
         let file = work.write("kernels.cpp", &translate(&preprocessed, Target::Run)?)?;

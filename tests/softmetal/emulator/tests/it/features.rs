@@ -144,6 +144,28 @@ fn layouts_of_structs_are_exported() {
 }
 
 #[test]
+fn a_kernel_can_limit_its_threads() {
+    let kernel = plain("limited");
+    assert_eq!(kernel.max_total_threads(), 64);
+    let run = |threads| {
+        let mut buffers = [Bytes::zeros(65 * 4)];
+        dispatch(&kernel, &mut buffers, &[], Grid::Threads([threads, 1, 1]), [threads, 1, 1])
+    };
+    run(64).unwrap();
+    assert!(run(65).unwrap_err().contains("1 to 64 are possible"));
+}
+
+#[test]
+fn kernels_in_namespaces_share_threadgroup_memory_with_helpers() {
+    let kernel = plain("mirrored_float");
+    assert_eq!(kernel.static_threadgroup_bytes(), 64 * 4 * 2 + 16);
+    let mut buffers = [Bytes::zeros(64 * 4)];
+    dispatch(&kernel, &mut buffers, &[], Grid::Threadgroups([1, 1, 1]), [64, 1, 1]).unwrap();
+    let expected: Vec<f32> = (0..64).map(|t| (3 * (63 - t) + 5) as f32).collect();
+    assert_eq!(buffers[0].to_f32(), expected);
+}
+
+#[test]
 fn libraries_and_functions_go_between_threads() {
     fn shared<T: Send + Sync + 'static>() {}
     shared::<softmetal_emulator::Library>();
