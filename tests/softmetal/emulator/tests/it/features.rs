@@ -1,8 +1,10 @@
 //! Each part of the language on a kernel of its own.
 
-use softmetal_emulator::{BindingKind, Constant, ConstantValue, Function, Grid};
+use softmetal_emulator::{
+    BindingKind, CompileOptions, Constant, ConstantValue, Function, Grid, Sanitizer,
+};
 
-use crate::support::{Bytes, Numbers, dispatch, function, library, options};
+use crate::support::{Bytes, Numbers, ORDERS, dispatch, function, library, options};
 
 const SOURCE: &str = include_str!("../kernels/features.metal");
 const ONE_THREAD: (Grid, [u32; 3]) = (Grid::Threads([1, 1, 1]), [1, 1, 1]);
@@ -80,16 +82,29 @@ fn grids_that_do_not_divide() {
     }
 }
 
-#[test]
-fn atomics_count_every_value() {
+/// Counts 5000 values in threadgroups of `threads`.
+fn histogram(options: &CompileOptions, threads: u32) {
     let n = 5000;
     let mut numbers = Numbers(5);
     let values: Vec<u32> = (0..n).map(|_| numbers.next().to_bits() >> 7).collect();
     let mut expected = [0; 16];
     values.iter().for_each(|value| expected[(value % 16) as usize] += 1);
+    let kernel = function(SOURCE, "histogram", &[], options);
     let mut buffers = [Bytes::u32(&values), Bytes::zeros(64), Bytes::u32(&[n])];
-    dispatch(&plain("histogram"), &mut buffers, &[], Grid::Threads([n, 1, 1]), [96, 1, 1]).unwrap();
+    dispatch(&kernel, &mut buffers, &[], Grid::Threads([n, 1, 1]), [threads, 1, 1]).unwrap();
     assert_eq!(buffers[1].to_u32(), expected);
+}
+
+#[test]
+fn atomics_count_every_value() {
+    for order in ORDERS {
+        histogram(&CompileOptions { order, ..options() }, 96);
+    }
+}
+
+#[test]
+fn atomics_are_no_races_in_the_largest_threadgroups() {
+    histogram(&CompileOptions { sanitizer: Some(Sanitizer::Thread), ..options() }, 1024);
 }
 
 #[test]
