@@ -109,13 +109,13 @@ struct msl_layout {
 };
 
 // One variable in threadgroup memory.
-struct msl_slot {
+struct msl_variable {
     const void* function;
     unsigned id;
     unsigned size;
     unsigned alignment;
     unsigned offset;
-    msl_slot* next;
+    msl_variable* next;
 };
 
 struct msl_module {
@@ -126,7 +126,7 @@ struct msl_module {
     msl_kernel* kernels;
     const msl_function_constant* constants;
     const msl_layout* layouts;
-    msl_slot* slots;
+    msl_variable* variables;
     // Computes the constants that are derived from function constants.
     void (*derive)();
 };

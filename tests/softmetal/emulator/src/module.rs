@@ -90,7 +90,7 @@ pub(crate) struct Table {
     kernels: *mut Kernel,
     constants: *const FunctionConstant,
     layouts: *const Layout,
-    slots: *mut c_void,
+    variables: *mut c_void,
     derive: extern "C" fn(),
 }
 
