@@ -2,7 +2,7 @@
 // Rust mirrors the plain structs in src/module.rs; MSL_ABI changes whenever one of them does.
 #pragma once
 
-#define MSL_ABI 1u
+#define MSL_ABI 2u
 
 // The stacks of one worker lie in one region, aligned to its size, so that a thread finds its own
 // context from its stack pointer: region = address & ~(size - 1), fiber = offset / stride.
@@ -23,7 +23,8 @@ struct msl_site {
 };
 
 // Runs once for a whole simdgroup; `arguments[lane]` is set where bit `lane` of `mask` is.
-typedef void (*msl_collective_fn)(void* const* arguments, unsigned mask);
+// False: the operation needs lanes that are not there.
+typedef bool (*msl_collective_fn)(void* const* arguments, unsigned mask);
 
 struct msl_runtime {
     void (*collective)(msl_collective_fn run, void* argument, msl_site site);
@@ -108,13 +109,13 @@ struct msl_layout {
 };
 
 // One variable in threadgroup memory.
-struct msl_slot {
+struct msl_variable {
     const void* function;
     unsigned id;
     unsigned size;
     unsigned alignment;
     unsigned offset;
-    msl_slot* next;
+    msl_variable* next;
 };
 
 struct msl_module {
@@ -125,7 +126,7 @@ struct msl_module {
     msl_kernel* kernels;
     const msl_function_constant* constants;
     const msl_layout* layouts;
-    msl_slot* slots;
+    msl_variable* variables;
     // Computes the constants that are derived from function constants.
     void (*derive)();
 };

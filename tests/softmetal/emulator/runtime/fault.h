@@ -48,4 +48,15 @@ void catch_faults() {
         sigaction(SIGBUS, &action, &previous_bus);
     });
 }
+
+// A fiber that has used up its stack leaves no room for the handler.
+void provide_signal_stack() {
+    alignas(16) static thread_local char memory[64 << 10];
+    stack_t stack = {};
+    if (sigaltstack(nullptr, &stack) || !(stack.ss_flags & SS_DISABLE)) return;
+    stack.ss_sp = memory;
+    stack.ss_size = sizeof memory;
+    stack.ss_flags = 0;
+    sigaltstack(&stack, nullptr);
+}
 }  // namespace

@@ -77,10 +77,10 @@ struct Run {
 void lay_out(Run& run) {
     const msl_launch& launch = *run.launch;
     size_t end = GAP_BYTES;
-    for (const msl_slot* slot = launch.module->slots; slot; slot = slot->next)
-        if (slot->function == launch.kernel->function) {
-            run.segments.push_back({slot->offset, slot->size});
-            end = std::max<size_t>(end, slot->offset + slot->size + GAP_BYTES);
+    for (const msl_variable* variable = launch.module->variables; variable; variable = variable->next)
+        if (variable->function == launch.kernel->function) {
+            run.segments.push_back({variable->offset, variable->size});
+            end = std::max<size_t>(end, variable->offset + variable->size + GAP_BYTES);
         }
     for (unsigned i = 0; i < MSL_THREADGROUP_ARGUMENTS; i++)
         if (launch.threadgroup_lengths[i]) {
@@ -216,6 +216,7 @@ bool run_one(Worker& worker, Run& run, uint64_t number, Random& random) {
     snprintf(where, sizeof where, " (threadgroup %u, %u, %u)", group.x, group.y, group.z);
     std::lock_guard<std::mutex> hold(run.error_lock);
     if (run.error.empty()) run.error = worker.error + where;
+    worker.error.clear();
     run.stop = true;
     return false;
 }
@@ -244,7 +245,10 @@ void work(Run& run, uint64_t seed) {
         worker->scheduler.stack_bottom = (const char*)bottom;
 #endif
     }
-    if (run.launch->fault) catch_faults();
+    if (run.launch->fault) {
+        catch_faults();
+        provide_signal_stack();
+    }
     Random random{seed * 0x9E3779B97F4A7C15ull + 0x1234567ull};
     for (uint64_t number; !run.stop && (number = run.next++) < run.total;) {
         Worker& worker = *workers[number % SETS];
@@ -266,17 +270,17 @@ const msl_runtime RUNTIME = {&collective, &simdgroup_barrier, &threadgroup_barri
 extern "C" __attribute__((visibility("default"))) void softmetal_open(msl_module* module) {
     for (unsigned k = 0; k < module->kernel_count; k++) {
         msl_kernel& kernel = module->kernels[k];
-        std::vector<msl_slot*> slots;
-        for (msl_slot* slot = module->slots; slot; slot = slot->next)
-            if (slot->function == kernel.function) slots.push_back(slot);
-        std::sort(slots.begin(), slots.end(), [](const msl_slot* a, const msl_slot* b) { return a->id < b->id; });
+        std::vector<msl_variable*> variables;
+        for (msl_variable* variable = module->variables; variable; variable = variable->next)
+            if (variable->function == kernel.function) variables.push_back(variable);
+        std::sort(variables.begin(), variables.end(), [](const msl_variable* a, const msl_variable* b) { return a->id < b->id; });
         size_t bytes = 0, offset = GAP_BYTES;
-        for (msl_slot* slot : slots) {
-            const size_t alignment = std::max(slot->alignment, 16u);
-            bytes = round_up(bytes, slot->alignment) + slot->size;
+        for (msl_variable* variable : variables) {
+            const size_t alignment = std::max(variable->alignment, 16u);
+            bytes = round_up(bytes, variable->alignment) + variable->size;
             offset = round_up(offset, alignment);
-            slot->offset = unsigned(offset);
-            offset += slot->size + GAP_BYTES;
+            variable->offset = unsigned(offset);
+            offset += variable->size + GAP_BYTES;
         }
         kernel.threadgroup_bytes = unsigned(round_up(bytes, 16));
     }

@@ -138,7 +138,10 @@ struct Worker {
         }
         state[index] = AT_SIMDGROUP;
         if (group.waiting < group.size || group.mixed) return leave(self);
-        if (group.run) group.run(group.arguments, ~0u >> (LANES - group.size));
+        if (group.run && !group.run(group.arguments, ~0u >> (LANES - group.size))) {
+            refuse_partial(self->site, group.size);
+            return switch_strand(self, &scheduler);
+        }
         group.waiting = 0;
         memset(&state[index - lane], READY, group.size);
         Fiber* first = &fibers[order[self->place / LANES * LANES]];
@@ -187,7 +190,7 @@ struct Worker {
             }
             if (next) {
                 switch_strand(&scheduler, next);
-                if (faulted) return false;
+                if (faulted || !error.empty()) return false;
                 continue;
             }
             if (waiting == 0) {
@@ -196,6 +199,7 @@ struct Worker {
             }
             if (strict) return fail_divergent(g);
             run_active(g);
+            if (!error.empty()) return false;
         }
     }
 
@@ -214,8 +218,12 @@ struct Worker {
             state[i] = READY;
             group.waiting--;
         }
-        if (leader->run) leader->run(group.arguments, mask);
+        if (leader->run && !leader->run(group.arguments, mask)) refuse_partial(leader->site, unsigned(__builtin_popcount(mask)));
         if (group.waiting == 0) group.mixed = false;
+    }
+
+    void refuse_partial(const msl_site& site, unsigned lanes) {
+        error = place_of(site) + ": this operation needs 32 active lanes, there are " + std::to_string(lanes);
     }
 
     static std::string place_of(const msl_site& site) { return std::string(site.file) + ":" + std::to_string(site.line); }

@@ -35,15 +35,15 @@ template <class P> constexpr msl_parameter describe(const char* name, unsigned k
     return msl_parameter{name, kind, index, sizeof(T), alignof(T), is_const<T>::value, pointee<P>::reference, exists};
 }
 
-inline msl_slot*& all_slots() { static msl_slot* first = nullptr; return first; }
-struct registered_slot : msl_slot {
-    registered_slot(const void* function, unsigned id, unsigned size, unsigned alignment) : msl_slot{function, id, size, alignment, 0, all_slots()} { all_slots() = this; }
+inline msl_variable*& all_variables() { static msl_variable* first = nullptr; return first; }
+struct registered_variable : msl_variable {
+    registered_variable(const void* function, unsigned id, unsigned size, unsigned alignment) : msl_variable{function, id, size, alignment, 0, all_variables()} { all_variables() = this; }
 };
 // A variable in threadgroup memory of the kernel F: it enters itself when the module is opened.
-template <auto F, unsigned Id, unsigned Size, unsigned Align> struct threadgroup_variable { static registered_slot slot; };
+template <auto F, unsigned Id, unsigned Size, unsigned Align> struct threadgroup_variable { static registered_variable variable; };
 template <auto F, unsigned Id, unsigned Size, unsigned Align>
-registered_slot threadgroup_variable<F, Id, Size, Align>::slot((const void*)F, Id, Size, Align);
-MSL_INLINE void* threadgroup_address(const msl_slot& slot) { return this_thread().threadgroup_memory + slot.offset; }
+registered_variable threadgroup_variable<F, Id, Size, Align>::variable((const void*)F, Id, Size, Align);
+MSL_INLINE void* threadgroup_address(const msl_variable& variable) { return this_thread().threadgroup_memory + variable.offset; }
 
 // The types a function constant can have, as Rust numbers them.
 template <class T> constexpr unsigned constant_type = 0;

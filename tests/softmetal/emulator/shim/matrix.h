@@ -59,7 +59,8 @@ template <class D, class A, class B, class C> struct multiply_lanes {
     const simdgroup_matrix<B>* b;
     const simdgroup_matrix<C>* c;
 
-    MSL_UNSANITIZED static void run(void* const* lanes, uint) {
+    MSL_UNSANITIZED static bool run(void* const* lanes, uint mask) {
+        if (mask != ~0u) return false;
         float left[8][8], right[8][8], sum[8][8];
         for (uint lane = 0; lane < 32; lane++) {
             const multiply_lanes* q = (const multiply_lanes*)lanes[lane];
@@ -77,6 +78,7 @@ template <class D, class A, class B, class C> struct multiply_lanes {
             const multiply_lanes* q = (const multiply_lanes*)lanes[lane];
             for (uint i = 0; i < 2; i++) q->d->elements.d[i] = D(sum[matrix_row(lane)][matrix_column(lane) + i]);
         }
+        return true;
     }
 };
 template <class D, class A, class B, class C>

@@ -35,7 +35,7 @@ template <class T> struct lane_value { T in; T out; uint lane; };
 
 template <class T, class F> struct reduce_lanes {
     // A tree, as the hardware adds: neighbours 16 apart first.
-    MSL_UNSANITIZED static void run(void* const* lanes, uint mask) {
+    MSL_UNSANITIZED static bool run(void* const* lanes, uint mask) {
         T value[32];
         bool present[32];
         for (uint i = 0; i < 32; i++) {
@@ -50,11 +50,12 @@ template <class T, class F> struct reduce_lanes {
             }
         for (uint i = 0; i < 32; i++)
             if ((mask >> i) & 1) ((lane_value<T>*)lanes[i])->out = value[0];
+        return true;
     }
 };
 template <class T, class F> struct permute_lanes {
     // Reading a lane that is not there gives the reader's own value.
-    MSL_UNSANITIZED static void run(void* const* lanes, uint mask) {
+    MSL_UNSANITIZED static bool run(void* const* lanes, uint mask) {
         for (uint i = 0; i < 32; i++) {
             if (!((mask >> i) & 1)) continue;
             lane_value<T>* mine = (lane_value<T>*)lanes[i];
@@ -62,10 +63,11 @@ template <class T, class F> struct permute_lanes {
             const bool there = from >= 0 && from < 32 && ((mask >> from) & 1);
             mine->out = there ? ((const lane_value<T>*)lanes[from])->in : mine->in;
         }
+        return true;
     }
 };
 template <class T, class F, bool inclusive> struct scan_lanes {
-    MSL_UNSANITIZED static void run(void* const* lanes, uint mask) {
+    MSL_UNSANITIZED static bool run(void* const* lanes, uint mask) {
         T sum = T(F::identity);
         for (uint i = 0; i < 32; i++) {
             if (!((mask >> i) & 1)) continue;
@@ -74,6 +76,7 @@ template <class T, class F, bool inclusive> struct scan_lanes {
             mine->out = inclusive ? next : sum;
             sum = next;
         }
+        return true;
     }
 };
 template <class Run, class T> inline T collective(T value, uint lane, call_site site) {

@@ -39,7 +39,8 @@ pub(crate) fn library(
     let key = cache::hash(parts.chain(flags.iter().copied()));
     cached(&options.cache_dir, &format!("{key}.so"), |work, object| {
         let preprocessed = work.preprocess(source)?;
-        if options.check_rules {
+        // An instrumented twin follows the plain library, which was checked.
+        if options.check_rules && sanitizer.is_none() {
             work.check(&preprocessed)?;
         }
         let file = work.write("kernels.cpp", &translate(&preprocessed, Target::Run)?)?;
@@ -47,7 +48,9 @@ pub(crate) fn library(
         command.args(["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-g1", "-w"]);
         command.args(["-x", "c++", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti"]);
         command.args(["-Xclang", "-ffloat16-excess-precision=none", "-fno-math-errno"]);
-        command.args(["-rtlib=compiler-rt", "-Wl,-z,undefs"]).args(&flags);
+        command.args(["-rtlib=compiler-rt", "-fstack-clash-protection"]).args(&flags);
+        // A sanitizer's functions are those of the main program.
+        command.arg(if sanitizer.is_some() { "-Wl,-z,undefs" } else { "-Wl,-z,defs" });
         // Reports name the files alone.
         let map = format!("-ffile-prefix-map={}=shim", work.shim.display());
         command.arg("-fdebug-compilation-dir=.").arg(map);
@@ -252,7 +255,10 @@ fn run(mut command: Command) -> Result<String, String> {
 
 /// The compiler's messages about the source itself; all of them where there are none.
 fn messages(stderr: &str) -> String {
-    let about_source = |line: &&str| line.starts_with(SOURCE_NAME) || line.contains("error:");
+    let about_source = |line: &&str| {
+        let marks = ["error:", "undefined reference"];
+        line.starts_with(SOURCE_NAME) || marks.iter().any(|mark| line.contains(mark))
+    };
     let kept: Vec<&str> = stderr.lines().filter(about_source).collect();
     if kept.is_empty() { stderr.to_owned() } else { kept.join("\n") }
 }

@@ -6,6 +6,7 @@ use crate::launch;
 use crate::library::Sanitized;
 use crate::module::{ARGUMENTS, Kernel, Module, Triple, name};
 use crate::options::CompileOptions;
+use crate::regions::Buffer;
 use crate::runner::{self, Program};
 
 /// Threadgroup memory that a kernel can use: variables and arguments together, in bytes.
@@ -181,46 +182,45 @@ impl Function {
         grid: Grid,
         threads_per_threadgroup: [u32; 3],
     ) -> Result<(), String> {
-        let checked = self
-            .grid(grid, threads_per_threadgroup)
-            .and_then(|(groups, threads)| {
-                let threadgroup_lengths = self.check_bindings(buffers, threadgroup)?;
-                let [x, y, z] = threads_per_threadgroup;
-                let threads_per_threadgroup = Triple { x, y, z };
-                Ok(Shape { groups, threads_per_threadgroup, threads, threadgroup_lengths })
-            })
-            .and_then(|shape| {
-                let read = |index: u32| {
-                    let of_buffer = |info: &&BindingInfo| {
-                        info.kind != BindingKind::Threadgroup && info.index == index
-                    };
-                    self.shared.bindings.iter().any(|info| of_buffer(&info))
-                };
-                let used: Vec<_> =
-                    buffers.iter().copied().filter(|(index, ..)| read(*index)).collect();
-                // SAFETY: the buffers are valid as the caller promises.
-                unsafe { self.run(&shape, &used) }
-            });
-        checked.map_err(|message| format!("kernel {}: {message}", self.name()))
+        let result = self
+            .shape(threadgroup, grid, threads_per_threadgroup)
+            .and_then(|shape| Ok((shape, self.buffers(buffers)?)))
+            // SAFETY: the buffers are valid as the caller promises.
+            .and_then(|(shape, buffers)| unsafe { self.run(&shape, &buffers) });
+        result.map_err(|message| format!("kernel {}: {message}", self.name()))
     }
 
     /// # Safety
     /// As for `dispatch`.
-    unsafe fn run(&self, shape: &Shape, buffers: &[(u32, *mut u8, usize)]) -> Result<(), String> {
+    unsafe fn run(&self, shape: &Shape, buffers: &[Buffer]) -> Result<(), String> {
         let Shared { kernel, sanitized, options, .. } = &*self.shared;
-        if let Some(sanitized) = sanitized {
-            let program = Program {
-                sanitizer: sanitized.sanitizer,
-                runner: &sanitized.runner,
-                library: &sanitized.path,
-                kernel: &kernel.name,
-                constants: &kernel.values,
-            };
+        let Some(sanitized) = sanitized else {
             // SAFETY: as the caller promises.
-            return unsafe { runner::run(&program, options, shape, buffers) };
-        }
+            return unsafe { launch::run(kernel, options, shape, buffers) };
+        };
+        let program = Program {
+            sanitizer: sanitized.sanitizer,
+            runner: &sanitized.runner,
+            library: &sanitized.path,
+            kernel: &kernel.name,
+            constants: &kernel.values,
+        };
         // SAFETY: as the caller promises.
-        unsafe { launch::run(kernel, &self.shared.bindings, options, shape, buffers) }
+        unsafe { runner::run(&program, options, shape, buffers) }
+    }
+
+    /// Checks sizes and threadgroup memory.
+    fn shape(
+        &self,
+        threadgroup: &[(u32, usize)],
+        grid: Grid,
+        threads_per_threadgroup: [u32; 3],
+    ) -> Result<Shape, String> {
+        let (groups, threads) = self.grid(grid, threads_per_threadgroup)?;
+        let threadgroup_lengths = self.threadgroup_lengths(threadgroup)?;
+        let [x, y, z] = threads_per_threadgroup;
+        let threads_per_threadgroup = Triple { x, y, z };
+        Ok(Shape { groups, threads_per_threadgroup, threads, threadgroup_lengths })
     }
 
     /// The grid in threadgroups and in threads.
@@ -255,15 +255,11 @@ impl Function {
         Ok((triple(groups), triple(threads)))
     }
 
-    /// Checks all bindings; gives the lengths of threadgroup arguments by index.
-    fn check_bindings(
-        &self,
-        buffers: &[(u32, *mut u8, usize)],
-        threadgroup: &[(u32, usize)],
-    ) -> Result<[u32; ARGUMENTS], String> {
+    /// Checks the lengths of threadgroup arguments and gives them by index.
+    fn threadgroup_lengths(&self, given: &[(u32, usize)]) -> Result<[u32; ARGUMENTS], String> {
         let mut lengths = [0; ARGUMENTS];
         let mut bytes = self.static_threadgroup_bytes();
-        for (index, length) in threadgroup {
+        for (index, length) in given {
             if *index as usize >= ARGUMENTS {
                 return Err(format!("threadgroup index {index}: indices end at {}", ARGUMENTS - 1));
             }
@@ -280,35 +276,50 @@ impl Function {
                 "{bytes} bytes of threadgroup memory, {MAX_THREADGROUP_BYTES} are possible"
             ));
         }
-        if let Some((index, ..)) = buffers.iter().find(|(index, ..)| *index as usize >= ARGUMENTS) {
-            return Err(format!("buffer index {index}: indices end at {}", ARGUMENTS - 1));
-        }
-        for info in &self.shared.bindings {
-            let label = format!("{} ({:?}, index {})", info.name, info.kind, info.index);
-            if info.kind == BindingKind::Threadgroup {
-                if (lengths[info.index as usize] as usize) < info.size {
-                    return Err(format!(
-                        "{label}: {} bytes, an element has {}",
-                        lengths[info.index as usize], info.size
-                    ));
-                }
-                continue;
-            }
-            let Some((_, pointer, length)) =
-                buffers.iter().rfind(|(index, ..)| *index == info.index)
-            else {
-                return Err(format!("{label} is not bound"));
-            };
-            if pointer.is_null() || *length == 0 {
-                return Err(format!("{label} is bound to no memory"));
-            }
-            if info.reference && *length < info.size {
-                return Err(format!("{label}: {length} bytes, the argument has {}", info.size));
-            }
-            if !pointer.addr().is_multiple_of(info.align) {
-                return Err(format!("{label}: the offset is not a multiple of {}", info.align));
+        let arguments = self.shared.bindings.iter();
+        for info in arguments.filter(|info| info.kind == BindingKind::Threadgroup) {
+            let length = lengths[info.index as usize];
+            if (length as usize) < info.size {
+                let size = info.size;
+                return Err(format!("{}: {length} bytes, an element has {size}", info.label()));
             }
         }
         Ok(lengths)
+    }
+
+    /// Checks the buffers and gives those that the kernel has parameters for.
+    fn buffers(&self, given: &[(u32, *mut u8, usize)]) -> Result<Vec<Buffer>, String> {
+        if let Some((index, ..)) = given.iter().find(|(index, ..)| *index as usize >= ARGUMENTS) {
+            return Err(format!("buffer index {index}: indices end at {}", ARGUMENTS - 1));
+        }
+        let mut buffers = Vec::new();
+        let arguments = self.shared.bindings.iter();
+        for info in arguments.filter(|info| info.kind != BindingKind::Threadgroup) {
+            let label = info.label();
+            let Some((index, start, length)) =
+                given.iter().copied().rfind(|(index, ..)| *index == info.index)
+            else {
+                return Err(format!("{label} is not bound"));
+            };
+            if start.is_null() || length == 0 {
+                return Err(format!("{label} is bound to no memory"));
+            }
+            if info.reference && length < info.size {
+                return Err(format!("{label}: {length} bytes, the argument has {}", info.size));
+            }
+            if !start.addr().is_multiple_of(info.align) {
+                return Err(format!("{label}: the offset is not a multiple of {}", info.align));
+            }
+            let name = info.name.clone();
+            buffers.push(Buffer { index, name, start, length, writable: !info.read_only });
+        }
+        Ok(buffers)
+    }
+}
+
+impl BindingInfo {
+    /// How errors name the argument.
+    fn label(&self) -> String {
+        format!("{} ({:?}, index {})", self.name, self.kind, self.index)
     }
 }

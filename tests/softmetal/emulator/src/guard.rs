@@ -20,7 +20,6 @@ struct Copy {
     map_length: usize,
     /// Where the copy begins, from `map`.
     offset: usize,
-    writable: bool,
 }
 
 /// All regions of a dispatch, copied.
@@ -37,21 +36,16 @@ impl Drop for Copy {
 }
 
 impl Guard {
-    /// Copies regions; `writable` says which of them the kernel may write to.
+    /// Copies regions.
     ///
     /// # Safety
     /// The regions are valid for reads.
-    pub(crate) unsafe fn new(
-        regions: &[Region],
-        writable: impl Fn(usize) -> bool,
-    ) -> Result<Self, String> {
+    pub(crate) unsafe fn new(regions: Vec<Region>) -> Result<Self, String> {
         // SAFETY: a plain question to the system.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-        let copy = |(at, region): (usize, &Region)| {
-            // SAFETY: as the caller promises.
-            unsafe { Copy::new(*region, page, writable(at)) }
-        };
-        let copies = regions.iter().enumerate().map(copy).collect::<Result<Vec<_>, _>>()?;
+        // SAFETY: as the caller promises.
+        let copy = |region| unsafe { Copy::new(region, page) };
+        let copies = regions.into_iter().map(copy).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { copies, page })
     }
 
@@ -68,8 +62,9 @@ impl Guard {
     ///
     /// # Safety
     /// The writable regions are valid for writes.
-    pub(crate) unsafe fn finish(self, name: impl Fn(usize) -> String) -> Result<(), String> {
-        for (at, copy) in self.copies.iter().enumerate() {
+    pub(crate) unsafe fn finish(self) -> Result<(), String> {
+        for copy in &self.copies {
+            let name = &copy.region.name;
             // SAFETY: the mapping between the two outer pages is readable.
             let bytes = unsafe {
                 let length = copy.map_length - 2 * self.page;
@@ -78,12 +73,12 @@ impl Guard {
             let start = copy.offset - self.page;
             let end = start + copy.region.length;
             if let Some(before) = bytes[..start].iter().rposition(|byte| *byte != PATTERN) {
-                return Err(format!("{} bytes before {} were written", start - before, name(at)));
+                return Err(format!("{} bytes before {name} were written", start - before));
             }
             if let Some(after) = bytes[end..].iter().position(|byte| *byte != PATTERN) {
-                return Err(format!("{after} bytes past the end of {} were written", name(at)));
+                return Err(format!("{after} bytes past the end of {name} were written"));
             }
-            if copy.writable {
+            if copy.region.writable {
                 // SAFETY: the region is valid for writes as the caller promises, and apart from the copy.
                 unsafe {
                     let data = bytes[start..end].as_ptr();
@@ -94,13 +89,12 @@ impl Guard {
         Ok(())
     }
 
-    /// Which region an address that faulted belongs to, and where it lies: `(region, offset from its start,
-    /// length of the region)`.
-    pub(crate) fn locate(&self, address: usize) -> Option<(usize, isize, usize)> {
-        self.copies.iter().enumerate().find_map(|(at, copy)| {
+    /// The region whose copy an address lies in or beside, and the offset from the copy's start.
+    pub(crate) fn locate(&self, address: usize) -> Option<(&Region, isize)> {
+        self.copies.iter().find_map(|copy| {
             let range = copy.map.addr()..copy.map.addr() + copy.map_length;
             let offset = address.wrapping_sub(copy.map.addr() + copy.offset) as isize;
-            range.contains(&address).then_some((at, offset, copy.region.length))
+            range.contains(&address).then_some((&copy.region, offset))
         })
     }
 }
@@ -108,7 +102,7 @@ impl Guard {
 impl Copy {
     /// # Safety
     /// The region is valid for reads.
-    unsafe fn new(region: Region, page: usize, writable: bool) -> Result<Self, String> {
+    unsafe fn new(region: Region, page: usize) -> Result<Self, String> {
         let shift = region.start.addr() % ALIGNMENT;
         let data_pages = (region.length + shift).next_multiple_of(ALIGNMENT).next_multiple_of(page);
         let map_length = data_pages + 2 * page;
@@ -122,13 +116,14 @@ impl Copy {
         }
         let end = page + data_pages;
         let offset = (end - region.length - shift) / ALIGNMENT * ALIGNMENT + shift;
-        let copy = Self { region, map: map.cast(), map_length, offset, writable };
+        let copy = Self { region, map: map.cast(), map_length, offset };
+        let Region { start, length, writable, .. } = copy.region;
         copy.protect(page, libc::PROT_READ | libc::PROT_WRITE)?;
         // SAFETY: the pages between the outer two are writable now, and the copy lies in them.
         unsafe {
             copy.map.add(page).write_bytes(PATTERN, offset - page);
-            copy.map.add(offset).copy_from_nonoverlapping(region.start, region.length);
-            copy.map.add(offset + region.length).write_bytes(PATTERN, end - offset - region.length);
+            copy.map.add(offset).copy_from_nonoverlapping(start, length);
+            copy.map.add(offset + length).write_bytes(PATTERN, end - offset - length);
         }
         if !writable {
             copy.protect(page, libc::PROT_READ)?;

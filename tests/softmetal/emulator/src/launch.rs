@@ -5,79 +5,69 @@ use std::path::Path;
 use std::process::Command;
 use std::ptr;
 
-use crate::function::{BindingInfo, BindingKind, Shape, Specialisation};
+use crate::function::{Shape, Specialisation};
 use crate::guard::Guard;
 use crate::module::{ARGUMENTS, Fault, Launch};
 use crate::options::CompileOptions;
-use crate::regions::regions;
+use crate::regions::{Buffer, regions};
 
 /// Runs the grid, on guarded copies where the options ask for them.
 ///
 /// # Safety
-/// Each buffer (index, start, length) is valid for reads, and for writes where its binding is not read-only.
-/// Nobody else uses the memory meanwhile.
+/// Each buffer is valid for reads, and for writes where it is writable. Nobody else uses it meanwhile.
 pub(crate) unsafe fn run(
     kernel: &Specialisation,
-    bindings: &[BindingInfo],
     options: &CompileOptions,
     shape: &Shape,
-    buffers: &[(u32, *mut u8, usize)],
+    buffers: &[Buffer],
 ) -> Result<(), String> {
+    let mut fault = Fault::default();
+    let mut pointers = [ptr::null_mut(); ARGUMENTS];
     if !options.guard {
-        let mut pointers = [ptr::null_mut(); ARGUMENTS];
-        for (index, pointer, _) in buffers {
-            pointers[*index as usize] = *pointer;
+        for buffer in buffers {
+            pointers[buffer.index as usize] = buffer.start;
         }
         // SAFETY: as the caller promises.
-        return unsafe { launch(kernel, options, shape, &pointers, ptr::null_mut()) };
+        let result = unsafe { launch(kernel, options, shape, &pointers, &mut fault) };
+        return result.map_err(|message| at_line(kernel, &fault, message));
     }
-    let binding = |index: u32| {
-        bindings.iter().find(|info| info.index == index && info.kind != BindingKind::Threadgroup)
-    };
     let (regions, places) = regions(buffers);
-    let in_region = |at: usize| places.iter().filter(move |place| place.region == at);
-    let writable = |at: usize| {
-        in_region(at).any(|place| binding(place.index).is_some_and(|info| !info.read_only))
-    };
-    let name = |at: usize| {
-        let labels = in_region(at).map(|place| {
-            let name = binding(place.index).map_or("", |info| info.name.as_str());
-            format!("buffer {} ({name})", place.index)
-        });
-        labels.collect::<Vec<_>>().join(" / ")
-    };
     // SAFETY: regions are made of the buffers alone.
-    let guard = unsafe { Guard::new(&regions, writable) }?;
-    let mut pointers = [ptr::null_mut(); ARGUMENTS];
+    let guard = unsafe { Guard::new(regions) }?;
     for place in &places {
         pointers[place.index as usize] = guard.pointer(place);
     }
-    let mut fault = Fault::default();
     // SAFETY: the copies are as large as the buffers.
     let result = unsafe { launch(kernel, options, shape, &pointers, &mut fault) };
     match result {
-        // SAFETY: regions that are written back hold a buffer that the kernel can write to.
-        Ok(()) => unsafe { guard.finish(name) },
-        Err(message) if fault.code == 0 => Err(message),
+        // SAFETY: only regions with a writable buffer are written to.
+        Ok(()) => unsafe { guard.finish() },
         Err(message) => {
-            let line = line(&kernel.module.path, fault.code);
-            Err(format!("{line}: {}", access(&fault, &guard, name).unwrap_or(message)))
+            let message = access(&fault, &guard).unwrap_or(message);
+            Err(at_line(kernel, &fault, message))
         }
     }
 }
 
-/// What a fault did, where it was at a guard page.
-fn access(fault: &Fault, guard: &Guard, name: impl Fn(usize) -> String) -> Option<String> {
-    let (region, offset, length) = guard.locate(fault.address as usize)?;
+/// The message with the line of the source that faulted, if it was a fault.
+fn at_line(kernel: &Specialisation, fault: &Fault, message: String) -> String {
+    if fault.code == 0 {
+        return message;
+    }
+    format!("{}: {message}", line(&kernel.module.path, fault.code))
+}
+
+/// What a fault did, where it was at a guard page or in a copy.
+fn access(fault: &Fault, guard: &Guard) -> Option<String> {
+    let (region, offset) = guard.locate(fault.address as usize)?;
     let did = if fault.write { "a write" } else { "a read" };
-    let name = name(region);
-    let length_text = format!("{name} of {length} bytes");
+    let of = format!("{} of {} bytes", region.name, region.length);
     Some(if offset < 0 {
-        format!("{did} {} bytes before {length_text}", offset.unsigned_abs())
-    } else if (offset as usize) < length {
-        format!("{did} at byte {offset} of {length_text}, which is read-only")
+        format!("{did} {} bytes before {of}", offset.unsigned_abs())
+    } else if (offset as usize) < region.length {
+        format!("{did} at byte {offset} of {of}, which is read-only")
     } else {
-        format!("{did} {} bytes past the end of {length_text}", offset as usize - length)
+        format!("{did} {} bytes past the end of {of}", offset as usize - region.length)
     })
 }
 
@@ -102,7 +92,7 @@ unsafe fn launch(
     options: &CompileOptions,
     shape: &Shape,
     pointers: &[*mut u8; ARGUMENTS],
-    fault: *mut Fault,
+    fault: &mut Fault,
 ) -> Result<(), String> {
     let (order, seed) = options.order.numbers();
     let mut offsets = [0; ARGUMENTS];

@@ -10,7 +10,7 @@ use crate::cache;
 use crate::compile;
 
 /// `MSL_ABI`
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 /// `MSL_THREADGROUP_ARGUMENTS`, and as many buffers.
 pub(crate) const ARGUMENTS: usize = 31;
 
@@ -90,7 +90,7 @@ pub(crate) struct Table {
     kernels: *mut Kernel,
     constants: *const FunctionConstant,
     layouts: *const Layout,
-    slots: *mut c_void,
+    variables: *mut c_void,
     derive: extern "C" fn(),
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::cache;
 use crate::function::Shape;
 use crate::options::{CompileOptions, Sanitizer};
-use crate::regions::regions;
+use crate::regions::{Buffer, regions};
 
 /// How much of a report is passed on, in bytes.
 const REPORT_BYTES: usize = 8000;
@@ -29,12 +29,12 @@ pub(crate) struct Program<'a> {
 /// The sanitizer's report, its summary first; what the runtime finds; a process that fails.
 ///
 /// # Safety
-/// Each buffer (index, start, length) is valid for reads and writes, and nobody else uses it meanwhile.
+/// Each buffer is valid for reads, and for writes where it is writable. Nobody else uses it meanwhile.
 pub(crate) unsafe fn run(
     program: &Program<'_>,
     options: &CompileOptions,
     shape: &Shape,
-    buffers: &[(u32, *mut u8, usize)],
+    buffers: &[Buffer],
 ) -> Result<(), String> {
     let (regions, places) = regions(buffers);
     let mut input = Input::default();
@@ -73,9 +73,10 @@ pub(crate) unsafe fn run(
     for region in &regions {
         let (bytes, after) =
             rest.split_at_checked(region.length).ok_or("softmetal-run: a short answer")?;
-        // SAFETY: the buffers are valid for writes; a buffer that the kernel cannot write to is written with
-        // the bytes that it has.
-        unsafe { region.start.copy_from_nonoverlapping(bytes.as_ptr(), region.length) };
+        if region.writable {
+            // SAFETY: the region has a writable buffer, and is valid for writes then.
+            unsafe { region.start.copy_from_nonoverlapping(bytes.as_ptr(), region.length) };
+        }
         rest = after;
     }
     Ok(())

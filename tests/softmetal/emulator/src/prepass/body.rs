@@ -85,7 +85,7 @@ impl Prepass {
                     });
                     let function = kernel.self_name();
                     format!(
-                        "metal::threadgroup_address(metal::threadgroup_variable<&{function}, {id}, sizeof(msl_variable_{id}), {alignment}>::slot); "
+                        "metal::threadgroup_address(metal::threadgroup_variable<&{function}, {id}, sizeof(msl_variable_{id}), {alignment}>::variable); "
                     )
                 }
             };

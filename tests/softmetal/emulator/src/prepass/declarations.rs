@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::kernel::{self, Instance};
+use super::kernel::{self, Instance, Kernel};
 use super::literals::literal;
 use super::{FunctionConstant, Prepass, Target, error, structs};
 use crate::token::{Kind, Token, closing, code, text, without_attributes};
@@ -28,8 +28,7 @@ impl Prepass {
                 "{" if opens_namespace(head) => {
                     self.emit(head);
                     self.out.push('{');
-                    let name = code(head).last().map_or(String::new(), |t| t.text.clone());
-                    self.namespaces.push(name);
+                    self.namespaces.push(namespace_name(head));
                     at = end + 1;
                 }
                 "{" => {
@@ -61,9 +60,8 @@ impl Prepass {
 
     /// `name` with its namespaces: `::a::name`.
     fn qualified(&self, name: &str) -> String {
-        self.namespaces.iter().fold(String::new(), |path, part| format!("{path}::{part}"))
-            + "::"
-            + name
+        let named = self.namespaces.iter().filter(|part| !part.is_empty());
+        named.fold(String::new(), |path, part| format!("{path}::{part}")) + "::" + name
     }
 
     fn note_mentions(&mut self, name: &str, tokens: &[&[Token]]) {
@@ -201,8 +199,9 @@ impl Prepass {
     }
 
     fn kernel(&mut self, head: &[Token], body: &[Token]) -> Result<(), String> {
-        let signature = kernel::signature(head, &self.namespaces)?;
+        let signature = kernel::signature(head)?;
         let name = signature.kernel.name.clone();
+        let qualified = self.qualified(&name);
         self.note_mentions(&name, &[head, body]);
         self.emit(&signature.before);
         let parameters: Vec<String> =
@@ -213,11 +212,11 @@ impl Prepass {
         if signature.kernel.template.is_empty() {
             self.instances.push(Instance {
                 host_name: signature.host_name.unwrap_or_else(|| name.clone()),
-                function: signature.kernel.qualified.clone(),
+                function: qualified.clone(),
                 kernel: name.clone(),
             });
         }
-        self.kernels.insert(name, signature.kernel);
+        self.kernels.insert(name, Kernel { qualified, ..signature.kernel });
         Ok(())
     }
 
@@ -275,6 +274,12 @@ fn end_of_head(tokens: &[Token], from: usize) -> Option<usize> {
 fn opens_namespace(head: &[Token]) -> bool {
     let words = code(head);
     words.iter().any(|t| t.is("namespace")) || (words.len() == 2 && words[0].is("extern"))
+}
+
+/// `a::b` of `namespace a::b`; nothing where there is no name, as in `extern "C"`.
+fn namespace_name(head: &[Token]) -> String {
+    let after = code(head).into_iter().skip_while(|t| !t.is("namespace")).skip(1);
+    after.map(|t| t.text.as_str()).collect()
 }
 
 /// The `=` of `type name = {`; none where a function or template default has it.

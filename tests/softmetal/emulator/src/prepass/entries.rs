@@ -93,7 +93,7 @@ impl Prepass {
         writeln!(tail, "{{}}}};")?;
         writeln!(
             tail,
-            "using namespace softmetal_entries;\nstatic msl_module module = {{MSL_ABI, {}, {}, {}, kernels, constants, layouts, metal::all_slots(), &derive}};\nreturn &module;\n}}",
+            "using namespace softmetal_entries;\nstatic msl_module module = {{MSL_ABI, {}, {}, {}, kernels, constants, layouts, metal::all_variables(), &derive}};\nreturn &module;\n}}",
             self.instances.len(),
             self.constants.len(),
             self.structs.len(),

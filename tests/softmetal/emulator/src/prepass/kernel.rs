@@ -47,6 +47,7 @@ pub(super) struct Parameter {
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
     pub(super) name: String,
+    /// With its namespaces, from `::`.
     pub(super) qualified: String,
     pub(super) parameters: Vec<Parameter>,
     /// The names of the template's parameters; empty for a plain kernel.
@@ -86,7 +87,7 @@ pub(super) struct Signature {
 }
 
 /// Takes the head of a kernel definition apart.
-pub(super) fn signature(head: &[Token], namespaces: &[String]) -> Result<Signature, String> {
+pub(super) fn signature(head: &[Token]) -> Result<Signature, String> {
     let line = head.iter().find(|t| t.is("kernel")).map_or(0, |t| t.line);
     let Some(open) = parameter_list(head) else {
         return error(line, "a kernel without a parameter list");
@@ -108,10 +109,8 @@ pub(super) fn signature(head: &[Token], namespaces: &[String]) -> Result<Signatu
         parameters.push(parameter(&plain, &attributes, &name, line)?);
         plain_parameters.push(plain);
     }
-    let qualified =
-        std::iter::once("").chain(namespaces.iter().map(String::as_str)).chain([name.as_str()]);
     let kernel = Kernel {
-        qualified: qualified.collect::<Vec<_>>().join("::"),
+        qualified: name.clone(),
         template: template_parameters(&before, line)?,
         max_threads: attributes
             .iter()

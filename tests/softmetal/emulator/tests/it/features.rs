@@ -1,8 +1,10 @@
 //! Each part of the language on a kernel of its own.
 
-use softmetal_emulator::{BindingKind, Constant, ConstantValue, Function, Grid};
+use softmetal_emulator::{
+    BindingKind, CompileOptions, Constant, ConstantValue, Function, Grid, Sanitizer,
+};
 
-use crate::support::{Bytes, Numbers, dispatch, function, library, options};
+use crate::support::{Bytes, Numbers, ORDERS, dispatch, function, library, options};
 
 const SOURCE: &str = include_str!("../kernels/features.metal");
 const ONE_THREAD: (Grid, [u32; 3]) = (Grid::Threads([1, 1, 1]), [1, 1, 1]);
@@ -80,16 +82,29 @@ fn grids_that_do_not_divide() {
     }
 }
 
-#[test]
-fn atomics_count_every_value() {
+/// Counts 5000 values in threadgroups of `threads`.
+fn histogram(options: &CompileOptions, threads: u32) {
     let n = 5000;
     let mut numbers = Numbers(5);
     let values: Vec<u32> = (0..n).map(|_| numbers.next().to_bits() >> 7).collect();
     let mut expected = [0; 16];
     values.iter().for_each(|value| expected[(value % 16) as usize] += 1);
+    let kernel = function(SOURCE, "histogram", &[], options);
     let mut buffers = [Bytes::u32(&values), Bytes::zeros(64), Bytes::u32(&[n])];
-    dispatch(&plain("histogram"), &mut buffers, &[], Grid::Threads([n, 1, 1]), [96, 1, 1]).unwrap();
+    dispatch(&kernel, &mut buffers, &[], Grid::Threads([n, 1, 1]), [threads, 1, 1]).unwrap();
     assert_eq!(buffers[1].to_u32(), expected);
+}
+
+#[test]
+fn atomics_count_every_value() {
+    for order in ORDERS {
+        histogram(&CompileOptions { order, ..options() }, 96);
+    }
+}
+
+#[test]
+fn atomics_are_no_races_in_the_largest_threadgroups() {
+    histogram(&CompileOptions { sanitizer: Some(Sanitizer::Thread), ..options() }, 1024);
 }
 
 #[test]
@@ -141,6 +156,35 @@ fn layouts_of_structs_are_exported() {
     assert_eq!(fields, expected);
     assert_eq!((layout.size, layout.align), (80, 16));
     assert_eq!(library.struct_layout("Absent"), None);
+}
+
+#[test]
+fn a_kernel_can_limit_its_threads() {
+    let kernel = plain("limited");
+    assert_eq!(kernel.max_total_threads(), 64);
+    let run = |threads| {
+        let mut buffers = [Bytes::zeros(65 * 4)];
+        dispatch(&kernel, &mut buffers, &[], Grid::Threads([threads, 1, 1]), [threads, 1, 1])
+    };
+    run(64).unwrap();
+    assert!(run(65).unwrap_err().contains("1 to 64 are possible"));
+}
+
+#[test]
+fn kernels_in_namespaces_share_threadgroup_memory_with_helpers() {
+    let kernel = plain("mirrored_float");
+    assert_eq!(kernel.static_threadgroup_bytes(), 64 * 4 * 2 + 16);
+    let mut buffers = [Bytes::zeros(64 * 4)];
+    dispatch(&kernel, &mut buffers, &[], Grid::Threadgroups([1, 1, 1]), [64, 1, 1]).unwrap();
+    let expected: Vec<f32> = (0..64).map(|t| (3 * (63 - t) + 5) as f32).collect();
+    assert_eq!(buffers[0].to_f32(), expected);
+}
+
+#[test]
+fn libraries_and_functions_go_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<softmetal_emulator::Library>();
+    shared::<Function>();
 }
 
 #[test]

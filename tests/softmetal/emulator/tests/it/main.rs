@@ -1,6 +1,7 @@
 //! The emulator on small kernels, against plain f64 loops.
 
 mod cases;
+mod command;
 mod features;
 mod kernels;
 mod mutants;

@@ -37,6 +37,30 @@ fn divergent_operations_name_kernel_and_line() {
 }
 
 #[test]
+fn matrices_need_whole_simdgroups() {
+    let message = refused("partial_simdgroup", &options(), ONE_GROUP, [16, 1, 1]);
+    let expected = format!("{}this operation needs 32 active lanes, there are 16", line("PARTIAL"));
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[test]
+fn a_thread_that_needs_more_than_its_stack_is_an_error() {
+    for workers in [1, 4] {
+        let options = CompileOptions { workers, ..options() };
+        let message = refused("deep_stack", &options, Grid::Threadgroups([64, 1, 1]), [256, 1, 1]);
+        assert!(message.contains("a thread's variables need more than its stack"), "{message}");
+    }
+}
+
+#[test]
+fn functions_without_a_definition_are_an_error() {
+    let source = "#include <metal_stdlib>\nusing namespace metal;\nfloat absent(float x);\n\
+                  kernel void f(device float *out [[buffer(0)]]) { out[0] = absent(1.0); }";
+    let message = Library::compile(source, &options()).err().expect("it must be refused");
+    assert!(message.contains("undefined reference to `absent"), "{message}");
+}
+
+#[test]
 fn outside_strict_mode_active_lanes_go_on() {
     let options = CompileOptions { strict: false, ..options() };
     let kernel = function(WRONG, "divergent_sum", &[], &options);

@@ -103,3 +103,26 @@ kernel void struct_argument(device float *out [[buffer(0)]], constant Mixed &m [
     shared[0] = float4(m.inner.b, 1);
     out[0] = m.tail[2] + m.count + shared[0].w;
 }
+
+[[kernel, max_total_threads_per_threadgroup(64)]]
+void limited(device uint *out [[buffer(0)]], uint i [[thread_position_in_grid]]) { out[i] = i; }
+
+// A kernel in a namespace, a helper with a barrier, and threadgroup variables in two declarations.
+namespace inner {
+struct Pair { uint first, second; };
+static void exchange(threadgroup uint *left, threadgroup uint *right, uint t) {
+    left[t] = t;
+    right[t] = t * 2;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+}
+template <typename T, uint N>
+kernel void mirrored(device T *out [[buffer(0)]], uint t [[thread_index_in_threadgroup]]) {
+    threadgroup uint left[N], right[N];
+    alignas(16) threadgroup Pair pair;
+    exchange(left, right, t);
+    if (t == 0) pair = Pair{left[1], right[2]};
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    out[t] = T(left[N - 1 - t] + right[N - 1 - t] + pair.first + pair.second);
+}
+}
+template [[host_name("mirrored_float")]] kernel void inner::mirrored<float, 64>(device float *, uint);

@@ -80,3 +80,16 @@ kernel void writes_into_constant_data(device uint *out [[buffer(0)]], device con
                                       uint i [[thread_position_in_grid]]) {
     ((device uint *)in)[i] = out[i];
 }
+
+kernel void partial_simdgroup(device float *out [[buffer(0)]]) {
+    simdgroup_float8x8 a = make_filled_simdgroup_matrix<float, 8, 8>(1.0f), b;
+    simdgroup_multiply(b, a, a);  // PARTIAL
+    simdgroup_store(b, out);
+}
+
+kernel void deep_stack(device float *out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    float big[100000];
+    for (uint k = 0; k < 100000; k++) big[k] = out[(k + i) % 16];
+    for (uint k = 0; k < 100000; k++) big[(k * 7) % 100000] += big[k];
+    out[i] = big[i * 9];
+}
