@@ -250,7 +250,7 @@ pub(crate) struct ParityArgs {
     pub(crate) quick: bool,
     /// Compare every op but attention with the CPU's plain loops, instead of attention with the
     /// oracle
-    #[arg(long, conflicts_with_all = ["quick", "json"])]
+    #[arg(long, conflicts_with = "json")]
     pub(crate) ops: bool,
     /// Write the report as JSON; `-` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
