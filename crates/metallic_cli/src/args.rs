@@ -138,7 +138,7 @@ pub(crate) struct PerplexityArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// Path, folder or hub name; without it the embedded model
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "random_weights"])]
     pub(crate) path: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
