@@ -36,12 +36,14 @@ struct Gemv {
 typedef Format<WEIGHT> F;
 #define WARPS 8
 #define THREADS (WARPS * WARP)
-#define STAGES 2
 // Elements of a piece: 32 for each lane.
 #define PIECE 1024
 #define PIECE_BYTES (PIECE / F::LEN * F::BYTES)
 // The aligned words around a piece, and a word that `words_at` may look at.
 #define STAGE_BYTES ((PIECE_BYTES + 15) / 16 * 16 + 16)
+// Pieces in shared memory at once. The memory answers after about a microsecond, so a multiprocessor
+// wants some 40 KiB on their way; the host counts on this rule (`linear.rs`).
+#define STAGES (PIECE_BYTES > 768 ? 3 : 4)
 
 __device__ __forceinline__ void copy16(u32 to, const u8 *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
@@ -88,45 +90,52 @@ __device__ __forceinline__ void round32(const float *x, uint4 *low, uint4 *high,
 
 template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
     extern __shared__ __align__(16) u8 shared[];
-    __shared__ __align__(16) u8 stages[WARPS][STAGES][ROWS][STAGE_BYTES];
     __shared__ float parts[WARPS][ROWS][M];
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const u32 part = warp % p.split, groups = p.k / 32;
     uint4 *codes = (uint4 *)shared;                      // [M][2][groups]
     float4 *meta = (float4 *)(codes + 2 * M * groups);   // [M][groups]
+    // [STAGES][ROWS][STAGE_BYTES] of this warp.
+    u8 *stages = (u8 *)(meta + M * groups) + warp * (STAGES * ROWS * STAGE_BYTES);
 
     const u32 each = WARPS / p.split * ROWS;  // rows of a block at once
     const u32 rounds = (p.n - blockIdx.x * each + gridDim.x * each - 1) / (gridDim.x * each);
     const u32 pieces = (p.k + PIECE - 1) / PIECE;
     const u32 mine = pieces > part ? (pieces - part + p.split - 1) / p.split : 0;
-    const u32 steps = rounds * mine;
     auto first_row = [&](u32 round) {
         return (round * gridDim.x + blockIdx.x) * each + warp / p.split * ROWS;
     };
-    auto start_of = [&](u32 round, u32 piece, int r) {
-        u32 row = first_row(round) + r;
-        row = row < p.n ? row : p.n - 1;
-        return (u64)p.weight + (u64)row * p.row_bytes + (u64)piece * PIECE_BYTES;
+    auto row_start = [&](u32 round, int r) {
+        const u32 row = first_row(round) + r;
+        return (u64)p.weight + (u64)(row < p.n ? row : p.n - 1) * p.row_bytes;
     };
-    // Copies the words that hold a step's pieces. They stay inside the weight's buffer, which starts
+    // Where the copies are: the next round and piece, and the stage they go to.
+    u32 next_round = 0, next = 0, next_stage = 0;
+    const u32 to = (u32)__cvta_generic_to_shared(stages) + 16 * lane;
+    // Copies the words that hold the next pieces. They stay inside the weight's buffer, which starts
     // and ends at multiples of 16 bytes.
-    auto fetch = [&](u32 step) {
-        if (step < steps) {
-            const u32 round = step / mine, piece = part + step % mine * p.split;
-            const u64 left = p.row_bytes - (u64)piece * PIECE_BYTES;
-            const u64 bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+    auto fetch = [&]() {
+        if (next_round < rounds && next < mine) {
+            const u32 offset = (part + next * p.split) * PIECE_BYTES;
+            const u32 left = (u32)p.row_bytes - offset;
+            const u32 bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                const u64 start = start_of(round, piece, r), base = start & ~15ull;
-                const u32 to = (u32)__cvta_generic_to_shared(stages[warp][step % STAGES][r]);
-                for (u64 at = base + 16 * lane; at < start + bytes; at += 16 * WARP)
-                    copy16(to + (u32)(at - base), (const u8 *)at);
+                const u64 start = row_start(next_round, r) + offset;
+                const u32 skew = F::BYTES % 16 ? (u32)start & 15 : 0;
+                const u8 *from = (const u8 *)(start - skew) + 16 * lane;
+                const u32 stage = to + (next_stage * ROWS + r) * STAGE_BYTES;
+#pragma unroll
+                for (u32 at = 0; at < STAGE_BYTES; at += 16 * WARP)
+                    if (at + 16 * lane < skew + bytes) copy16(stage + at, from + at);
             }
+            next_stage = next_stage + 1 == STAGES ? 0 : next_stage + 1;
+            if (++next == mine) next = 0, next_round++;
         }
         asm volatile("cp.async.commit_group;");
     };
 #pragma unroll
-    for (u32 step = 0; step < STAGES - 1; step++) fetch(step);
+    for (u32 step = 0; step < STAGES - 1; step++) fetch();
 
     for (u32 i = threadIdx.x; i < M * groups; i += THREADS) {
         const u32 m = i / groups, g = i % groups;
@@ -136,11 +145,14 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
     }
     __syncthreads();
 
-    u32 step = 0;
+    u32 stage = 0;
     for (u32 round = 0; round < rounds; round++) {
         float sums[ROWS][M] = {};
-        for (u32 i = 0; i < mine; i++, step++) {
-            fetch(step + STAGES - 1);
+        u32 starts[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) starts[r] = (u32)row_start(round, r);
+        for (u32 i = 0; i < mine; i++) {
+            fetch();
             asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1));
             __syncwarp();
             const u32 piece = part + i * p.split, e = piece * PIECE + 32 * lane, g = e / 32;
@@ -148,9 +160,9 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
                 ThirtyTwo w[ROWS];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
-                    const u32 skew = (u32)start_of(round, piece, r) & 15;
-                    const u8 *block =
-                        stages[warp][step % STAGES][r] + skew + 32 * lane / F::LEN * F::BYTES;
+                    const u32 skew = F::BYTES % 16 ? (starts[r] + piece * PIECE_BYTES) & 15 : 0;
+                    const u8 *block = stages + (stage * ROWS + r) * STAGE_BYTES + skew +
+                                      32 * lane / F::LEN * F::BYTES;
                     w[r] = read32<WEIGHT>(block, 32 * lane % F::LEN);
                 }
 #pragma unroll
@@ -176,6 +188,7 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
             }
             // The stage is written again in the next step.
             __syncwarp();
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
         const u32 first = first_row(round);
 #pragma unroll
@@ -207,7 +220,7 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
 }
 
 #define KERNEL(M, ROWS)                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, M == 1 ? 3 : 2)                   \
         gemv_i8_##M##x##ROWS(const __grid_constant__ Gemv p) {                            \
         gemv<M, ROWS>(p);                                                                 \
     }

@@ -23,7 +23,7 @@ const WARPS: usize = 4;
 /// Warps of a block with 8-bit activations.
 const WARPS_I8: usize = 8;
 /// Warps of a multiprocessor that its registers allow with 8-bit activations.
-const RESIDENT_I8: usize = 32;
+const RESIDENT_I8: usize = 24;
 /// Most shared memory for 8-bit activations, in bytes: beside the weights' pieces, every chip since
 /// sm_80 has it.
 const SHARED_I8: usize = 60 << 10;
@@ -92,6 +92,14 @@ fn sharing(n: usize, row_bytes: usize, wanted: usize) -> (usize, bool) {
     (split, n >= 2 * wanted)
 }
 
+/// Shared memory for the pieces of one row that a warp has at once: `STAGES * STAGE_BYTES` of
+/// `gemv_i8.cu`.
+fn stage_bytes(weight: DType) -> usize {
+    let piece = 1024 / weight.block_len() * weight.block_bytes();
+    let stages = if piece > 768 { 3 } else { 4 };
+    stages * (piece.next_multiple_of(16) + 16)
+}
+
 impl LegacyGemv {
     /// Rows `first .. first + m` of x.
     fn few(&self, spec: &LinearSpec, args: &LinearArgs, first: usize, m: usize) -> Result<()> {
@@ -112,11 +120,11 @@ impl LegacyGemv {
             split: 1,
         };
         // Codes and three numbers for each 32 elements.
-        let shared = m.next_power_of_two() * k / 32 * 48;
+        let codes = m.next_power_of_two() * k / 32 * 48;
         let rounded = spec.precision == Precision::Quantized
             && spec.weight.is_quantized()
             && m <= MAX_ROWS_I8
-            && shared <= SHARED_I8
+            && codes <= SHARED_I8
             && params.x.is_multiple_of(16);
         let multiprocessors = self.0.stream.properties().multiprocessors as usize;
         let variant = variant(spec.weight);
@@ -129,11 +137,15 @@ impl LegacyGemv {
                 _ => ("gemv_i8_4x1", 1),
             };
             params.split = split as u32;
+            let shared = codes + WARPS_I8 * rows * stage_bytes(spec.weight);
+            let at_once = self.0.stream.properties().shared_bytes as usize / shared;
+            let resident = multiprocessors * at_once.clamp(1, RESIDENT_I8 / WARPS_I8);
+            // As many blocks as make every one walk over equally many rows.
             let blocks = n.div_ceil(WARPS_I8 / split * rows);
-            let resident = multiprocessors * RESIDENT_I8 / WARPS_I8;
+            let blocks = blocks.div_ceil(blocks.div_ceil(resident));
             let shape = LaunchShape {
                 shared_bytes: shared as u32,
-                ..LaunchShape::linear(blocks.min(resident), 32 * WARPS_I8 as u32)
+                ..LaunchShape::linear(blocks, 32 * WARPS_I8 as u32)
             };
             let function = self.0.function(Kernel { source: "gemv_i8", variant, name })?;
             function.allow_shared(shared as u32)?;
