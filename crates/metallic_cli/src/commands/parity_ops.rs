@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Parity`] when any case failed.
 pub(super) fn run(args: &ParityArgs) -> Result<()> {
-    let level = Level::available().into_iter().next().unwrap_or_else(Level::detect);
+    let level = Level::available().next().unwrap_or_else(Level::detect);
     let options = CpuOptions { level, ..CpuOptions::default() };
     let reference = CpuDevice::context(options, Policies::default(), Recorder::disabled());
     let target = device::open(&args.backend)?;

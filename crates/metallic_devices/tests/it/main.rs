@@ -2,4 +2,5 @@
 //! kernels that write must refuse.
 
 mod cpu_memory;
+mod cpu_ops;
 mod cpu_sdpa;
