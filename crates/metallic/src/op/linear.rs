@@ -19,16 +19,17 @@ pub struct LinearArgs {
     pub weight: Tensor,
     /// f32 `[out_features]`.
     pub bias: Option<Tensor>,
-    /// How activations meet quantised weights.
+    /// How activations meet weights that are not f32.
     pub precision: Precision,
     /// f32 `[rows, out_features]`, dense, written in place.
     pub out: Tensor,
 }
 
-/// How activations meet quantised weights.
+/// How activations meet weights that are not f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Activations may be rounded to 8 bits per block where the weight is quantised.
+    /// Activations may be rounded: to 8 bits per block where the weight is quantised, to the weight's
+    /// own type where matrix units take no other beside it.
     #[default]
     Quantized,
     /// Activations stay f32.

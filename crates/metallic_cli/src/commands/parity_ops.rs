@@ -18,13 +18,13 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Parity`] when any case failed.
 pub(super) fn run(args: &ParityArgs) -> Result<()> {
-    let level = Level::available().into_iter().next().unwrap_or_else(Level::detect);
+    let level = Level::available().next().unwrap_or_else(Level::detect);
     let options = CpuOptions { level, ..CpuOptions::default() };
     let reference = CpuDevice::context(options, Policies::default(), Recorder::disabled());
     let target = device::open(&args.backend)?;
     let mut out = io::stdout().lock();
     let mut broken = None;
-    let rows = ops::run(&reference, &target, &mut |row| {
+    let rows = ops::run(&reference, &target, args.quick, &mut |row| {
         if (args.backend.verbose || row.failure.is_some()) && broken.is_none() {
             broken = print_row(&mut out, row).err();
         }

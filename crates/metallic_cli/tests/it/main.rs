@@ -5,6 +5,7 @@ mod support;
 mod bad_flags;
 mod bad_models;
 mod chat;
+mod devices;
 mod op_sdpa;
 mod op_sdpa_bad;
 mod run;

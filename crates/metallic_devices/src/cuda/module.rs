@@ -104,7 +104,7 @@ impl Function {
         // before the call returns.
         unsafe {
             launch_kernel(
-                self.raw,
+                self.raw(),
                 (x, y, z),
                 (bx, by, bz),
                 shared_bytes,
@@ -126,7 +126,7 @@ impl Function {
         stream.bind()?;
         let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the module is loaded.
-        unsafe { function::set_function_attribute(self.raw, attribute, bytes as i32) }.doing(
+        unsafe { function::set_function_attribute(self.raw(), attribute, bytes as i32) }.doing(
             stream.id(),
             "allow shared memory",
             || format!("{bytes} bytes, {}", self.name),

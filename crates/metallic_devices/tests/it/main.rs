@@ -3,4 +3,5 @@
 
 mod cpu_blocks;
 mod cpu_memory;
+mod cpu_ops;
 mod cpu_sdpa;
