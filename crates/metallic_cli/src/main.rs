@@ -1,36 +1,8 @@
-//! The `metallic` command: arguments in, exit code out.
-//!
-//! What was typed is in `args`, what it means in `policy`, `model` and `session`, one command a
-//! file in `commands`. Only this crate prints; it holds no unsafe code and no arithmetic of models.
+//! The program: [`metallic_cli::main`].
 #![forbid(unsafe_code)]
-
-mod args;
-mod argv;
-mod aside;
-mod error;
-
-mod device;
-mod hub;
-mod model;
-mod policy;
-mod session;
-
-mod interrupt;
-mod output;
-mod summary;
-
-mod commands;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = argv::rewrite(std::env::args_os());
-    let cli = match args::parse(&arguments) {
-        Ok(cli) => cli,
-        Err(error) => return output::clap_error(&error, &arguments),
-    };
-    match commands::run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::failure(&error),
-    }
+    metallic_cli::main()
 }

@@ -25,6 +25,20 @@ pub(crate) unsafe trait F32Lanes: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The sum over the lanes of each of four vectors.
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4];
+
+    /// Lane i is the sum over the lanes of vector i, of as many vectors as a vector has lanes.
+    #[inline(always)]
+    unsafe fn sum_each(from: *const f32) -> Self {
+        let mut sums = [0.0; 16];
+        // SAFETY: the caller gives LANES vectors; at most 16 lanes are written.
+        unsafe {
+            for (i, sums) in sums.chunks_exact_mut(4).enumerate().take(Self::LANES / 4) {
+                let vector = |j: usize| Self::load(from.add((4 * i + j) * Self::LANES));
+                sums.copy_from_slice(&Self::sum4([vector(0), vector(1), vector(2), vector(3)]));
+            }
+            Self::load(sums.as_ptr())
+        }
+    }
 }
 
 /// Four plain floats.
@@ -140,6 +154,45 @@ mod x86 {
                 _mm_storeu_ps(out.as_mut_ptr(), quarter);
                 out
             }
+        }
+        #[inline(always)]
+        unsafe fn sum_each(from: *const f32) -> Self {
+            // SAFETY: the caller has AVX-512 and gives 16 vectors of 16 floats.
+            unsafe {
+                let low = quarters(four_sums(from), four_sums(from.add(64)));
+                let high = quarters(four_sums(from.add(128)), four_sums(from.add(192)));
+                quarters(low, high)
+            }
+        }
+    }
+
+    // Functions and not closures: a closure that is not inlined has no vector instructions.
+
+    /// Of four vectors at `from`: in each quarter, the sums over that quarter's lanes.
+    #[inline(always)]
+    unsafe fn four_sums(from: *const f32) -> __m512 {
+        // SAFETY: the caller has AVX-512 and gives four vectors.
+        unsafe {
+            let a = _mm512_loadu_ps(from);
+            let b = _mm512_loadu_ps(from.add(16));
+            let c = _mm512_loadu_ps(from.add(32));
+            let d = _mm512_loadu_ps(from.add(48));
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            _mm512_add_ps(low, high)
+        }
+    }
+
+    /// Sums of neighbouring quarters: of `a` in the lower half, of `b` in the upper.
+    #[inline(always)]
+    unsafe fn quarters(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller has AVX-512.
+        unsafe {
+            let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+            let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+            _mm512_add_ps(even, odd)
         }
     }
 

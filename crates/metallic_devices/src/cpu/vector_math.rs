@@ -23,6 +23,26 @@ pub(crate) unsafe trait F32Math: F32Lanes {
     unsafe fn exp(self) -> Self;
     /// True when every lane is 0.
     unsafe fn all_zero(self) -> bool;
+    /// The largest lane; lanes that are NaN do not count.
+    #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: no vector has more than 16 lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let halves = |lanes: &mut [f32], half: usize| {
+            for i in 0..half {
+                lanes[i] = lanes[i].max(lanes[i + half]);
+            }
+        };
+        [8, 4, 2, 1].into_iter().for_each(|half| halves(&mut lanes, half));
+        lanes[0]
+    }
+    /// The sum of all lanes.
+    #[inline(always)]
+    unsafe fn sum_lanes(self) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { Self::sum4([self; 4])[0] }
+    }
     /// `LANES` f16 values from any alignment.
     unsafe fn load_f16(from: *const u8) -> Self;
     /// `LANES` bf16 values from any alignment.

@@ -180,6 +180,9 @@ impl Inner {
         let submission = state.submitted.pop_front()?;
         let outcome = submission.wait();
         self.timeline.complete(submission.sequence);
+        if self.options.profile == Profile::Throughput {
+            self.record("command_buffer", "gpu", &submission);
+        }
         if let Err(error) = outcome {
             state.failure.get_or_insert(error);
         }
@@ -199,15 +202,19 @@ impl Inner {
     fn run_alone(&self, state: &mut State, op: &'static str) {
         self.submit(state);
         while let Some(done) = self.retire_oldest(state) {
-            if done.kernels.is_empty() {
-                continue;
+            if !done.kernels.is_empty() {
+                self.record(op, &done.kernels.join("+"), &done);
             }
-            self.recorder.record(|| MetricEvent::InternalKernelCompleted {
-                parent_op: op.to_owned(),
-                internal_kernel: done.kernels.join("+"),
-                duration_us: done.gpu_us(),
-            });
         }
+    }
+
+    /// Records the time of `done` on the GPU.
+    fn record(&self, parent_op: &str, internal_kernel: &str, done: &Submission) {
+        self.recorder.record(|| MetricEvent::InternalKernelCompleted {
+            parent_op: parent_op.to_owned(),
+            internal_kernel: internal_kernel.to_owned(),
+            duration_us: done.gpu_us(),
+        });
     }
 }
 

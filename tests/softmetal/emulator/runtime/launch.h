@@ -6,6 +6,14 @@
 
 #define MSL_THREADGROUP_ARGUMENTS 31u
 
+// A memory access of a kernel that the processor refused. `code` = 0: none.
+struct msl_fault {
+    uint64_t address;
+    // The instruction, from the start of its shared object.
+    uint64_t code;
+    bool write;
+};
+
 struct msl_launch {
     const msl_module* module;
     const msl_kernel* kernel;
@@ -22,6 +30,8 @@ struct msl_launch {
     uint64_t seed;
     char* error;
     size_t error_capacity;
+    // Where a fault is described; null: faults are not caught.
+    msl_fault* fault;
     bool strict;
     bool poison;
 };

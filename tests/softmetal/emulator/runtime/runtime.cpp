@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include "fault.h"
 #include "launch.h"
 #include "worker.h"
 
@@ -169,6 +170,7 @@ void set_contexts(Worker& worker, const Run& run, msl_triple group, char* const*
         c.threadgroup_arguments = threadgroup_arguments;
         c.threadgroup_memory = worker.arena;
         worker.fibers[i].entry = l.kernel->entry;
+        worker.fibers[i].simdgroup_phase = worker.fibers[i].threadgroup_phase = 0;
         worker.state[i] = READY;
     }
     for (unsigned first = 0; first < worker.threads; first += LANES) {
@@ -179,11 +181,25 @@ void set_contexts(Worker& worker, const Run& run, msl_triple group, char* const*
     }
 }
 
+// Sets the error, and the instruction's place in its shared object.
+void describe_fault(Worker& worker, msl_fault* fault) {
+    worker.faulted = false;
+    worker.error = "an access to memory that is not there";
+    const uintptr_t offset = worker.fault.address - uintptr_t(worker.region) - MSL_STACKS_OFFSET;
+    if (offset < MSL_MAX_THREADS * MSL_STACK_STRIDE) worker.error = "a thread's variables need more than its stack";
+    Dl_info object;
+    if (!dladdr((void*)worker.fault.code, &object)) return;
+    *fault = worker.fault;
+    fault->code -= uintptr_t(object.dli_fbase);
+}
+
 bool run_one(Worker& worker, Run& run, uint64_t number, Random& random) {
     const msl_launch& l = *run.launch;
     const uint64_t g = (number * run.stride + run.start) % run.total;
     const msl_triple group{unsigned(g % l.groups.x), unsigned(g / l.groups.x % l.groups.y), unsigned(g / (uint64_t(l.groups.x) * l.groups.y))};
     fill_arena(worker, run);
+    // The fill comes before all that the threads do.
+    MSL_RELEASE(&worker.start_sync);
     char* arguments[MSL_THREADGROUP_ARGUMENTS] = {};
     for (unsigned i = 0; i < MSL_THREADGROUP_ARGUMENTS; i++)
         if (l.threadgroup_lengths[i]) arguments[i] = worker.arena + l.threadgroup_offsets[i];
@@ -195,6 +211,7 @@ bool run_one(Worker& worker, Run& run, uint64_t number, Random& random) {
         ok = false;
     }
     if (ok) return true;
+    if (worker.faulted) describe_fault(worker, l.fault);
     char where[96];
     snprintf(where, sizeof where, " (threadgroup %u, %u, %u)", group.x, group.y, group.z);
     std::lock_guard<std::mutex> hold(run.error_lock);
@@ -220,10 +237,21 @@ void work(Run& run, uint64_t seed) {
         worker->scheduler.tsan = __tsan_get_current_fiber();
 #endif
         MSL_RELEASE(&worker->start_sync);
+#if defined(MSL_ASAN)
+        pthread_attr_t attributes;
+        void* bottom;
+        if (pthread_getattr_np(pthread_self(), &attributes) || pthread_attr_getstack(&attributes, &bottom, &worker->scheduler.stack_size)) abort();
+        worker->scheduler.stack_bottom = (const char*)bottom;
+#endif
     }
+    if (run.launch->fault) catch_faults();
     Random random{seed * 0x9E3779B97F4A7C15ull + 0x1234567ull};
-    for (uint64_t number; !run.stop && (number = run.next++) < run.total;)
-        if (!run_one(*workers[number % SETS], run, number, random)) workers[number % SETS]->reserve(threads, true);
+    for (uint64_t number; !run.stop && (number = run.next++) < run.total;) {
+        Worker& worker = *workers[number % SETS];
+        running_worker = run.launch->fault ? &worker : nullptr;
+        if (!run_one(worker, run, number, random)) worker.reserve(threads, true);
+    }
+    running_worker = nullptr;
     for (auto& worker : workers) {
         MSL_ACQUIRE(&worker->end_sync);
         give_worker(std::move(worker));

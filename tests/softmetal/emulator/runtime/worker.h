@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 #include "fiber.h"
+#include "launch.h"
 
 enum State : uint8_t { READY, AT_SIMDGROUP, AT_THREADGROUP, FINISHED };
 enum Order : unsigned { FORWARD, REVERSE, RANDOM };
@@ -61,6 +62,8 @@ struct Worker {
     char* arena_base = nullptr;
     char threadgroup_sync[2], start_sync, end_sync;
     std::string error;
+    bool faulted = false;
+    msl_fault fault = {};
 
     static Worker* of(const void* address) { return *(Worker**)(uintptr_t(address) & ~(MSL_REGION_BYTES - 1)); }
     char* region = nullptr;
@@ -94,7 +97,6 @@ struct Worker {
         for (unsigned i = restart ? 0 : mapped; i < std::max(mapped, count); i++) {
             if (i >= mapped && mprotect(stack_of(region, i), STACK_BYTES, PROT_READ | PROT_WRITE)) abort();
             fibers[i].context = contexts() + i;
-            fibers[i].simdgroup_phase = fibers[i].threadgroup_phase = 0;
             prepare_strand(&fibers[i], region, i, &fiber_main);
 #if defined(MSL_TSAN)
             fibers[i].tsan = __tsan_create_fiber(0);
@@ -185,6 +187,7 @@ struct Worker {
             }
             if (next) {
                 switch_strand(&scheduler, next);
+                if (faulted) return false;
                 continue;
             }
             if (waiting == 0) {

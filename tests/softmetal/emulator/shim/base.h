@@ -6,10 +6,14 @@
 #if defined(__OPENCL_CPP_VERSION__)
 #define MSL_CHECK 1
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
-#define MSL_DEVICE __global
+// Two spaces that both convert to __global and to none of each other.
+#define MSL_DEVICE __attribute__((opencl_global_device))
 #define MSL_THREADGROUP __local
 #define MSL_THREAD __private
-#define MSL_CONSTANT const __global
+#define MSL_EACH_SPACE \
+    MSL_SPACE(__private) MSL_SPACE(__local) MSL_SPACE(__generic) MSL_SPACE(__global) \
+    MSL_SPACE(__attribute__((opencl_global_device))) MSL_SPACE(__attribute__((opencl_global_host)))
+#define MSL_CONSTANT const __attribute__((opencl_global_host))
 #else
 #define MSL_RUN 1
 #define MSL_DEVICE
@@ -82,7 +86,7 @@ template <class T> struct remove_cv<const volatile T> { typedef T type; };
 // Template arguments are deduced with their address space.
 #define MSL_SPACE(space) \
     template <class T> struct remove_cv<space T> { typedef typename remove_cv<T>::type type; };
-MSL_SPACE(__private) MSL_SPACE(__global) MSL_SPACE(__local) MSL_SPACE(__generic)
+MSL_EACH_SPACE
 #undef MSL_SPACE
 #endif
 template <class T> using remove_cv_t = typename remove_cv<T>::type;

@@ -52,7 +52,7 @@ template <class T, int M, int... I> struct vector_info<swizzle<T, M, I...>> { st
 #define MSL_SPACE(space) \
     template <class T> struct vector_info<space T> : vector_info<T> {}; \
     template <class T> struct vector_info<space const T> : vector_info<T> {};
-MSL_SPACE(__private) MSL_SPACE(__global) MSL_SPACE(__local) MSL_SPACE(__generic)
+MSL_EACH_SPACE
 #undef MSL_SPACE
 #endif
 template <class T> constexpr int vector_count = vector_info<decay_t<T>>::count;

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 /// The parts of the shim and the runtime, by file name.
-pub(crate) const SOURCES: [(&str, &str); 12] = [
+pub(crate) const SOURCES: [(&str, &str); 13] = [
     ("abi.h", include_str!("../runtime/abi.h")),
     ("launch.h", include_str!("../runtime/launch.h")),
     ("fiber.h", include_str!("../runtime/fiber.h")),
+    ("fault.h", include_str!("../runtime/fault.h")),
     ("worker.h", include_str!("../runtime/worker.h")),
     ("base.h", include_str!("../shim/base.h")),
     ("bfloat.h", include_str!("../shim/bfloat.h")),
@@ -27,6 +28,8 @@ pub(crate) const SOURCES: [(&str, &str); 12] = [
 pub(crate) const MAIN_HEADER: (&str, &str) = ("msl.h", include_str!("../shim/msl.h"));
 /// The runtime's translation unit.
 pub(crate) const RUNTIME: (&str, &str) = ("runtime.cpp", include_str!("../runtime/runtime.cpp"));
+/// The main program of sanitizer runs; it includes the runtime.
+pub(crate) const RUNNER: (&str, &str) = ("runner.cpp", include_str!("../runtime/runner.cpp"));
 
 /// Names of Metal's headers; the preprocessor finds them empty.
 const STUBS: [&str; 16] = [
@@ -60,7 +63,7 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 
 /// The hash of the shim and the runtime.
 pub(crate) fn sources_hash() -> String {
-    let all = SOURCES.iter().chain([&MAIN_HEADER, &RUNTIME]);
+    let all = SOURCES.iter().chain([&MAIN_HEADER, &RUNTIME, &RUNNER]);
     hash(all.flat_map(|(name, text)| [*name, *text]))
 }
 
@@ -74,7 +77,7 @@ pub(crate) fn shim_dir(cache: &Path) -> Result<PathBuf, String> {
     let stubs = staging.join("stubs");
     let written = || -> std::io::Result<()> {
         fs::create_dir_all(&stubs)?;
-        for (name, text) in SOURCES.iter().chain([&MAIN_HEADER, &RUNTIME]) {
+        for (name, text) in SOURCES.iter().chain([&MAIN_HEADER, &RUNTIME, &RUNNER]) {
             fs::write(staging.join(name), text)?;
         }
         for stub in STUBS {

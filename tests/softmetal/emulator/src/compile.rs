@@ -1,9 +1,10 @@
 //! Calls of clang: preprocess, check the rules, compile.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use crate::cache;
 use crate::options::{CompileOptions, Sanitizer};
@@ -32,77 +33,84 @@ pub(crate) fn library(
     sanitizer: Option<Sanitizer>,
 ) -> Result<PathBuf, String> {
     let flags = flags(options.fast_math, sanitizer);
-    let version = clang_version()?;
     let sources = cache::sources_hash();
     let checked = if options.check_rules { "checked" } else { "unchecked" };
-    let key = cache::hash(
-        [source, version, &sources, checked, env!("CARGO_PKG_VERSION")]
-            .into_iter()
-            .chain(flags.iter().copied()),
-    );
-    let finished = options.cache_dir.join(format!("{key}.so"));
-    if finished.is_file() {
-        return Ok(finished);
-    }
-    let work = Work::new(&options.cache_dir)?;
-    let preprocessed = work.preprocess(source)?;
-    if options.check_rules {
-        work.check(&preprocessed)?;
-    }
-    let cpp = translate(&preprocessed, Target::Run)?;
-    let file = work.write("kernels.cpp", &cpp)?;
-    let object = work.dir.join("kernels.so");
-    let mut command = work.clang();
-    command.args([
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-g1",
-        "-w",
-        "-x",
-        "c++",
-        "-nostdinc",
-        "-nostdinc++",
-    ]);
-    command.args([
-        "-Xclang",
-        "-ffloat16-excess-precision=none",
-        "-fno-math-errno",
-        "-fno-exceptions",
-        "-fno-rtti",
-    ]);
-    command.args(["-rtlib=compiler-rt", "-Wl,-z,undefs"]).args(&flags).arg("-I").arg(&work.shim);
-    command.arg("-o").arg(&object).arg(file);
-    run(command)?;
-    publish(&object, &finished)?;
-    Ok(finished)
+    let parts = [source, clang_version()?, &sources, checked].into_iter();
+    let key = cache::hash(parts.chain(flags.iter().copied()));
+    cached(&options.cache_dir, &format!("{key}.so"), |work, object| {
+        let preprocessed = work.preprocess(source)?;
+        if options.check_rules {
+            work.check(&preprocessed)?;
+        }
+        let file = work.write("kernels.cpp", &translate(&preprocessed, Target::Run)?)?;
+        let mut command = work.clang();
+        command.args(["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-g1", "-w"]);
+        command.args(["-x", "c++", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti"]);
+        command.args(["-Xclang", "-ffloat16-excess-precision=none", "-fno-math-errno"]);
+        command.args(["-rtlib=compiler-rt", "-Wl,-z,undefs"]).args(&flags);
+        // Reports name the files alone.
+        let map = format!("-ffile-prefix-map={}=shim", work.shim.display());
+        command.arg("-fdebug-compilation-dir=.").arg(map);
+        command.arg("-I").arg(&work.shim).arg("-o").arg(object).arg(file);
+        run(command).map(drop)
+    })
 }
 
 /// The fiber runtime as a shared object in the cache.
 pub(crate) fn runtime(cache_dir: &Path) -> Result<PathBuf, String> {
     let key = cache::hash([clang_version()?, &cache::sources_hash()]);
-    let finished = cache_dir.join(format!("runtime-{key}.so"));
+    cached(cache_dir, &format!("runtime-{key}.so"), |work, object| {
+        let mut command = work.clang();
+        command.args(["-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-O2", "-g1", "-w"]);
+        command.args(["-pthread", "-o"]).arg(object).arg(work.shim.join(cache::RUNTIME.0));
+        run(command).map(drop)
+    })
+}
+
+/// The main program that runs a dispatch with a sanitizer, in the cache.
+pub(crate) fn runner(cache_dir: &Path, sanitizer: Sanitizer) -> Result<PathBuf, String> {
+    let key = cache::hash([clang_version()?, &cache::sources_hash()]);
+    let name = format!("softmetal-run-{sanitizer:?}-{key}").to_lowercase();
+    let (link, define) = match sanitizer {
+        Sanitizer::Address => ("-fsanitize=address", "-DMSL_ASAN"),
+        Sanitizer::Undefined => ("-fsanitize=undefined", "-DMSL_UBSAN"),
+        Sanitizer::Thread => ("-fsanitize=thread", "-DMSL_TSAN"),
+    };
+    cached(cache_dir, &name, |work, program| {
+        let object = work.dir.join("runner.o");
+        let mut command = work.clang();
+        // Without the sanitizer's instrumentation: fibers meet in this code in ways it must not see.
+        command.args(["-std=c++17", "-c", "-O2", "-g1", "-w", "-pthread", define, "-o"]);
+        command.arg(&object).arg(work.shim.join(cache::RUNNER.0));
+        run(command)?;
+        let mut command = work.clang();
+        command.args([link, "-pthread", "-rdynamic", "-o"]).arg(program).arg(object).arg("-ldl");
+        run(command).map(drop)
+    })
+}
+
+/// The file `name` of the cache, built where it is absent: by one thread of this process at a time, and
+/// put into place in one step.
+fn cached(
+    cache_dir: &Path,
+    name: &str,
+    build: impl FnOnce(&Work, &Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    type Locks = Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>;
+    static LOCKS: OnceLock<Locks> = OnceLock::new();
+    let finished = cache_dir.join(name);
+    let mut locks = LOCKS.get_or_init(Mutex::default).lock().map_err(|error| error.to_string())?;
+    let lock = locks.entry(finished.clone()).or_default().clone();
+    drop(locks);
+    let _held = lock.lock().map_err(|error| error.to_string())?;
     if finished.is_file() {
         return Ok(finished);
     }
     let work = Work::new(cache_dir)?;
-    let object = work.dir.join("runtime.so");
-    let mut command = work.clang();
-    command.args([
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-O2",
-        "-g1",
-        "-w",
-        "-pthread",
-        "-o",
-    ]);
-    command.arg(&object).arg(work.shim.join(cache::RUNTIME.0));
-    run(command)?;
-    publish(&object, &finished)?;
+    let built = work.dir.join("built");
+    build(&work, &built)?;
+    fs::rename(&built, &finished)
+        .map_err(|error| format!("{} -> {}: {error}", built.display(), finished.display()))?;
     Ok(finished)
 }
 
@@ -111,8 +119,7 @@ fn flags(fast_math: bool, sanitizer: Option<Sanitizer>) -> Vec<&'static str> {
     flags.push(if sanitizer.is_some() { "-O1" } else { "-O2" });
     // Halves are converted in hardware, and products are fused as on the GPU.
     #[cfg(target_arch = "x86_64")]
-    if ["avx2", "fma", "f16c"].len() == 3
-        && std::is_x86_feature_detected!("avx2")
+    if std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
         && std::is_x86_feature_detected!("f16c")
     {
@@ -220,11 +227,6 @@ impl Work {
         command.arg(&self.shim).arg(file);
         run(command).map(drop)
     }
-}
-
-/// Moves a finished file into the cache; another process may be as far with the same one.
-fn publish(from: &Path, to: &Path) -> Result<(), String> {
-    fs::rename(from, to).map_err(|error| format!("{} -> {}: {error}", from.display(), to.display()))
 }
 
 /// Runs a compiler and gives its standard output.

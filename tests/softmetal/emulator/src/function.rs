@@ -1,11 +1,12 @@
 //! A kernel that is ready to run.
 
-use std::ffi::{CStr, c_char};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::module::{ARGUMENTS, Kernel, Launch, Module, Triple, name};
-use crate::options::{CompileOptions, FiberOrder};
+use crate::launch;
+use crate::library::Sanitized;
+use crate::module::{ARGUMENTS, Kernel, Module, Triple, name};
+use crate::options::CompileOptions;
+use crate::runner::{self, Program};
 
 /// Threadgroup memory that a kernel can use: variables and arguments together, in bytes.
 const MAX_THREADGROUP_BYTES: usize = 32 << 10;
@@ -59,12 +60,30 @@ pub struct Function {
     shared: Arc<Shared>,
 }
 
+/// A kernel of a module whose constants are set.
+pub(crate) struct Specialisation {
+    pub(crate) name: String,
+    /// The kernel's position in the module.
+    pub(crate) at: usize,
+    pub(crate) module: Arc<Module>,
+    /// What the constants are set to, by index.
+    pub(crate) values: Vec<(u32, [u8; 8])>,
+}
+
 struct Shared {
-    name: String,
-    at: usize,
-    module: Arc<Module>,
+    kernel: Specialisation,
+    sanitized: Option<Arc<Sanitized>>,
     bindings: Vec<BindingInfo>,
     options: CompileOptions,
+}
+
+/// The sizes of a dispatch.
+pub(crate) struct Shape {
+    pub(crate) groups: Triple,
+    pub(crate) threads_per_threadgroup: Triple,
+    pub(crate) threads: Triple,
+    /// Bytes by the index of `[[threadgroup(index)]]`.
+    pub(crate) threadgroup_lengths: [u32; ARGUMENTS],
 }
 
 /// The arguments of a kernel, checked for indices that do not exist or are used twice.
@@ -107,26 +126,22 @@ pub(crate) fn bindings(module: &Module, kernel: &Kernel) -> Result<Vec<BindingIn
 
 impl Function {
     pub(crate) fn new(
-        name: &str,
-        at: usize,
-        module: Arc<Module>,
-        _values: Vec<(u32, [u8; 8])>,
-        _sanitized: Option<PathBuf>,
+        kernel: Specialisation,
+        sanitized: Option<Arc<Sanitized>>,
         options: CompileOptions,
     ) -> Result<Self, String> {
-        let bindings = bindings(&module, &module.kernels()[at])?;
-        Ok(Self {
-            shared: Arc::new(Shared { name: name.to_owned(), at, module, bindings, options }),
-        })
+        let bindings = bindings(&kernel.module, &kernel.module.kernels()[kernel.at])?;
+        Ok(Self { shared: Arc::new(Shared { kernel, sanitized, bindings, options }) })
     }
 
     fn kernel(&self) -> &Kernel {
-        &self.shared.module.kernels()[self.shared.at]
+        let Specialisation { module, at, .. } = &self.shared.kernel;
+        &module.kernels()[*at]
     }
 
     /// The host name.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.shared.kernel.name
     }
 
     /// Bytes of the kernel's threadgroup variables, without those that the host gives.
@@ -166,61 +181,46 @@ impl Function {
         grid: Grid,
         threads_per_threadgroup: [u32; 3],
     ) -> Result<(), String> {
-        let fail = |message: String| Err(format!("kernel {}: {message}", self.shared.name));
-        let (groups, threads) = match self.grid(grid, threads_per_threadgroup) {
-            Ok(grid) => grid,
-            Err(message) => return fail(message),
-        };
-        let lengths = match self.check_bindings(buffers, threadgroup) {
-            Ok(lengths) => lengths,
-            Err(message) => return fail(message),
-        };
-        let mut pointers = [std::ptr::null_mut(); ARGUMENTS];
-        for (index, pointer, _) in buffers {
-            pointers[*index as usize] = *pointer;
-        }
-        let [x, y, z] = threads_per_threadgroup;
-        let result = self.run(&pointers, &lengths, groups, threads, Triple { x, y, z });
-        result.or_else(fail)
+        let checked = self
+            .grid(grid, threads_per_threadgroup)
+            .and_then(|(groups, threads)| {
+                let threadgroup_lengths = self.check_bindings(buffers, threadgroup)?;
+                let [x, y, z] = threads_per_threadgroup;
+                let threads_per_threadgroup = Triple { x, y, z };
+                Ok(Shape { groups, threads_per_threadgroup, threads, threadgroup_lengths })
+            })
+            .and_then(|shape| {
+                let read = |index: u32| {
+                    let of_buffer = |info: &&BindingInfo| {
+                        info.kind != BindingKind::Threadgroup && info.index == index
+                    };
+                    self.shared.bindings.iter().any(|info| of_buffer(&info))
+                };
+                let used: Vec<_> =
+                    buffers.iter().copied().filter(|(index, ..)| read(*index)).collect();
+                // SAFETY: the buffers are valid as the caller promises.
+                unsafe { self.run(&shape, &used) }
+            });
+        checked.map_err(|message| format!("kernel {}: {message}", self.name()))
     }
 
-    fn run(
-        &self,
-        pointers: &[*mut u8; ARGUMENTS],
-        lengths: &[u32; ARGUMENTS],
-        groups: Triple,
-        threads: Triple,
-        threads_per_threadgroup: Triple,
-    ) -> Result<(), String> {
-        let Shared { module, options, .. } = &*self.shared;
-        let (order, seed) = match options.order {
-            FiberOrder::Forward => (0, 0),
-            FiberOrder::Reverse => (1, 0),
-            FiberOrder::Random(seed) => (2, seed),
-        };
-        let mut offsets = [0; ARGUMENTS];
-        let mut message = [0; 1024];
-        let launch = Launch {
-            module: module.table_pointer(),
-            kernel: self.kernel(),
-            buffers: pointers.as_ptr(),
-            threadgroup_lengths: lengths.as_ptr(),
-            threadgroup_offsets: offsets.as_mut_ptr(),
-            groups,
-            threads_per_threadgroup,
-            threads,
-            order,
-            workers: options.workers.max(1),
-            seed,
-            error: message.as_mut_ptr(),
-            error_capacity: message.len(),
-            strict: options.strict,
-            poison: options.poison,
-        };
-        // SAFETY: the launch names a kernel of its module and arrays of the right lengths; the buffers are
-        // valid as the caller of `dispatch` promises.
-        let status = unsafe { (module.runtime.dispatch)(&launch) };
-        if status == 0 { Ok(()) } else { Err(text(&message)) }
+    /// # Safety
+    /// As for `dispatch`.
+    unsafe fn run(&self, shape: &Shape, buffers: &[(u32, *mut u8, usize)]) -> Result<(), String> {
+        let Shared { kernel, sanitized, options, .. } = &*self.shared;
+        if let Some(sanitized) = sanitized {
+            let program = Program {
+                sanitizer: sanitized.sanitizer,
+                runner: &sanitized.runner,
+                library: &sanitized.path,
+                kernel: &kernel.name,
+                constants: &kernel.values,
+            };
+            // SAFETY: as the caller promises.
+            return unsafe { runner::run(&program, options, shape, buffers) };
+        }
+        // SAFETY: as the caller promises.
+        unsafe { launch::run(kernel, &self.shared.bindings, options, shape, buffers) }
     }
 
     /// The grid in threadgroups and in threads.
@@ -311,10 +311,4 @@ impl Function {
         }
         Ok(lengths)
     }
-}
-
-/// The text that the runtime has left.
-fn text(message: &[c_char]) -> String {
-    // SAFETY: the runtime ends its text with a zero inside the array, which was zero before.
-    unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned()
 }

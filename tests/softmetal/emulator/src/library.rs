@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::compile;
 use crate::constants::Constant;
-use crate::function::{Function, bindings};
+use crate::function::{Function, Specialisation, bindings};
 use crate::module::{Module, name};
-use crate::options::CompileOptions;
+use crate::options::{CompileOptions, Sanitizer};
 
 /// A struct's layout as the kernel sees it, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +35,31 @@ pub struct Field {
 /// Function constants as bytes, by index; the key of a specialised module.
 type Values = Vec<(u32, [u8; 8])>;
 
+/// The instrumented twin of a library, and the program that runs it.
+pub(crate) struct Sanitized {
+    pub(crate) sanitizer: Sanitizer,
+    pub(crate) path: PathBuf,
+    pub(crate) runner: PathBuf,
+}
+
 /// A compiled MSL source. Specialisations of its kernels are kept as long as it lives.
 pub struct Library {
     options: CompileOptions,
     path: PathBuf,
-    /// The instrumented twin of `path`.
-    sanitized: Option<PathBuf>,
+    sanitized: Option<Arc<Sanitized>>,
     base: Module,
     specialised: Mutex<HashMap<Values, Arc<Module>>>,
+}
+
+impl Sanitized {
+    fn compile(
+        source: &str,
+        options: &CompileOptions,
+        sanitizer: Sanitizer,
+    ) -> Result<Self, String> {
+        let path = compile::library(source, options, Some(sanitizer))?;
+        Ok(Self { sanitizer, path, runner: compile::runner(&options.cache_dir, sanitizer)? })
+    }
 }
 
 impl Library {
@@ -51,12 +68,9 @@ impl Library {
     /// # Errors
     /// The compiler's messages with lines of the source: what `newLibraryWithSource` would report.
     pub fn compile(source: &str, options: &CompileOptions) -> Result<Arc<Self>, String> {
-        if let Some(sanitizer) = options.sanitizer {
-            return Err(format!("the {sanitizer:?} sanitizer needs a process of its own"));
-        }
         let path = compile::library(source, options, None)?;
         let sanitized =
-            options.sanitizer.map(|sanitizer| compile::library(source, options, Some(sanitizer)));
+            options.sanitizer.map(|sanitizer| Sanitized::compile(source, options, sanitizer));
         let mut base = Module::load(&path, &options.cache_dir)?;
         base.set_constants(&[]);
         for kernel in base.kernels() {
@@ -65,7 +79,7 @@ impl Library {
         Ok(Arc::new(Self {
             options: options.clone(),
             path,
-            sanitized: sanitized.transpose()?,
+            sanitized: sanitized.transpose()?.map(Arc::new),
             base,
             specialised: Mutex::default(),
         }))
@@ -117,7 +131,8 @@ impl Library {
         values.sort_unstable();
         values.dedup();
         let module = self.specialised(values.clone())?;
-        Function::new(function, at, module, values, self.sanitized.clone(), self.options.clone())
+        let specialisation = Specialisation { name: function.to_owned(), at, module, values };
+        Function::new(specialisation, self.sanitized.clone(), self.options.clone())
     }
 
     fn specialised(&self, values: Values) -> Result<Arc<Module>, String> {

@@ -94,6 +94,15 @@ pub(crate) struct Table {
     derive: extern "C" fn(),
 }
 
+/// `msl_fault`
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Fault {
+    pub(crate) address: u64,
+    pub(crate) code: u64,
+    pub(crate) write: bool,
+}
+
 /// `msl_launch`
 #[repr(C)]
 pub(crate) struct Launch {
@@ -110,6 +119,7 @@ pub(crate) struct Launch {
     pub(crate) seed: u64,
     pub(crate) error: *mut c_char,
     pub(crate) error_capacity: usize,
+    pub(crate) fault: *mut Fault,
     pub(crate) strict: bool,
     pub(crate) poison: bool,
 }
@@ -125,6 +135,8 @@ pub(crate) struct Runtime {
 pub(crate) struct Module {
     _library: libloading::Library,
     table: *mut Table,
+    /// The file that the module is a copy of.
+    pub(crate) path: PathBuf,
     pub(crate) runtime: Arc<Runtime>,
 }
 
@@ -197,7 +209,7 @@ impl Module {
         }
         // SAFETY: the table is this module's own, and nobody else has it yet.
         unsafe { (runtime.open)(table) };
-        Ok(Self { _library: library, table, runtime })
+        Ok(Self { _library: library, table, path: path.to_owned(), runtime })
     }
 
     fn table(&self) -> &Table {

@@ -25,6 +25,17 @@ pub enum FiberOrder {
     Random(u64),
 }
 
+impl FiberOrder {
+    /// The runtime's number of the order, and the seed.
+    pub(crate) fn numbers(self) -> (u32, u64) {
+        match self {
+            Self::Forward => (0, 0),
+            Self::Reverse => (1, 0),
+            Self::Random(seed) => (2, seed),
+        }
+    }
+}
+
 /// What a [`crate::Library`] is compiled with, and how its kernels run.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {

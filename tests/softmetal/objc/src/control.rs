@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-pub use softmetal_emulator::CompileOptions;
+use softmetal_emulator::CompileOptions;
 
+use crate::environment;
 pub use crate::gates::Version;
 use crate::runtime::{block, class, pool};
 
@@ -31,14 +32,6 @@ pub fn counts() -> BTreeMap<&'static str, ClassCount> {
     all
 }
 
-/// How kernels are compiled and run unless a test says otherwise. Guard pages are off: they copy every
-/// buffer for each dispatch, and two bindings of one buffer would not see each other's writes.
-fn default_kernel_options() -> CompileOptions {
-    let folder = std::env::var_os("SOFTMETAL_CACHE")
-        .map_or_else(|| std::env::temp_dir().join("softmetal-kernels"), Into::into);
-    CompileOptions { guard: false, ..CompileOptions::new(folder) }
-}
-
 /// Switches that are on unless a test turns them off.
 macro_rules! switches {
     ($($(#[$doc:meta])* $name:ident / $setter:ident: $default:literal;)*) => {
@@ -57,17 +50,20 @@ macro_rules! switches {
 
         impl Control {
             fn new() -> Control {
-                Control {
-                    os: AtomicU64::new(pack((15, 0))),
+                let environment = environment::read();
+                let control = Control {
+                    os: AtomicU64::new(pack(environment.os)),
                     $($name: AtomicBool::new($default),)*
                     commit_delay_us: AtomicU64::new(2000),
                     fail_library: Mutex::new(None),
                     fail_graph_compile: AtomicBool::new(false),
                     fail_command_buffer: AtomicUsize::new(0),
                     fail_allocation: AtomicUsize::new(0),
-                    kernels: Mutex::new(default_kernel_options()),
+                    kernels: Mutex::new(environment.kernels),
                     counters: Mutex::default(),
-                }
+                };
+                control.set_backtrace_on_abort(environment.backtrace);
+                control
             }
 
             $(

@@ -7,6 +7,7 @@
 
 mod classes;
 mod control;
+mod environment;
 mod foundation;
 mod gates;
 mod graph;
@@ -14,4 +15,6 @@ mod metal;
 mod mps;
 mod runtime;
 
-pub use control::{ClassCount, CompileOptions, Control, Version, control, counts};
+pub use softmetal_emulator::{CompileOptions, FiberOrder};
+
+pub use control::{ClassCount, Control, Version, control, counts};

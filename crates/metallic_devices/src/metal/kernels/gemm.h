@@ -12,6 +12,11 @@
 // Floats from one row of a tile to the next: 4 more than it has, so that rows start in other banks.
 #define TILE_STRIDE 36
 
+// Threadgroup memory for `rows` rows, whose type makes it as aligned as the stores by fours need.
+#define TILE(name, rows)                                                                           \
+    threadgroup float4 name##_memory[(rows) * TILE_STRIDE / 4];                                    \
+    threadgroup float *name = (threadgroup float *)name##_memory
+
 // The sums of one simdgroup: 8M x 8N.
 template <ushort M, ushort N>
 struct Sums {

@@ -22,8 +22,8 @@ template <typename W>
     ushort simdgroup [[simdgroup_index_in_threadgroup]])
 {
     // Rows of x first, the result at the end.
-    threadgroup float x_tile[ROWS * TILE_STRIDE];
-    threadgroup float w_tile[COLUMNS * TILE_STRIDE];
+    TILE(x_tile, ROWS);
+    TILE(w_tile, COLUMNS);
 
     const uint first_row = tile.y * ROWS, first_column = tile.x * COLUMNS;
     threadgroup float *left = x_tile + simdgroup / 2 * 32 * TILE_STRIDE;

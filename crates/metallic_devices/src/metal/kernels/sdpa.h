@@ -57,12 +57,17 @@ static inline int live_keys(constant SdpaParams &p, device const int *kv_lens, u
     return p.has_lens != 0u ? clamp(kv_lens[batch], 0, int(p.kv_len)) : int(p.kv_len);
 }
 
+// `key` within `0 ..= live`.
+static inline int among(long key, int live) {
+    return key < 0 ? 0 : key > long(live) ? live : int(key);
+}
+
 static inline KeyRange visible_keys(constant SdpaParams &p, int live, uint position) {
     const long diagonal = p.has_offset != 0u ? p.offset : long(live) - long(p.q_len);
     const long center = long(position) + diagonal;
-    const long start = p.left < 0 ? 0 : clamp(center - p.left, long(0), long(live));
-    const long end = p.right < 0 ? long(live) : clamp(center + p.right + 1, long(0), long(live));
-    return KeyRange{int(start), int(max(start, end))};
+    const int start = p.left < 0 ? 0 : among(center - p.left, live);
+    const int end = p.right < 0 ? live : among(center + p.right + 1, live);
+    return KeyRange{start, max(start, end)};
 }
 
 // The keys that some of `count` stacked rows from `first` on may see.

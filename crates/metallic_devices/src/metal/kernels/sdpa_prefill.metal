@@ -33,10 +33,11 @@ static inline void load_block(
             value = load4(head + uint(first_key + int(key)) * row_bytes, column, width, type);
         bool bad = false;
         for (ushort i = 0; i < 4; i++) {
-            const bool replace = values && is_non_finite(value[i]);
-            bad = bad || replace;
-            tile[key * stride + column + i] = replace ? Tile(0.0f) : Tile(value[i]);
+            if (!values || !is_non_finite(value[i])) continue;
+            bad = true;
+            value[i] = 0.0f;
         }
+        *(threadgroup vec<Tile, 4> *)(tile + key * stride + column) = vec<Tile, 4>(value);
         if (bad) atomic_fetch_or_explicit(bad_keys, 1u << key, memory_order_relaxed);
     }
 }
@@ -60,7 +61,8 @@ template <typename Tile, ushort D>
     // Of scores in floats, and of the weights that take their place.
     constexpr ushort SCORE_STRIDE = KEYS + 4, WEIGHT_STRIDE = SCORE_STRIDE * 4 / sizeof(Tile);
 
-    threadgroup Tile block[KEYS * STRIDE];
+    threadgroup vec<Tile, 4> block_memory[KEYS * STRIDE / 4];
+    threadgroup Tile *block = (threadgroup Tile *)block_memory;
     threadgroup float score_tiles[SIMDGROUPS * ROWS * SCORE_STRIDE];
     threadgroup float factor_tiles[SIMDGROUPS * 64];
     threadgroup uint visible_bits[SIMDGROUPS * ROWS];
@@ -96,7 +98,7 @@ template <typename Tile, ushort D>
             device const uchar *at_row = q + batch * p.q_batch + from.head * p.q_head + from.position * p.q_row;
             value = load4(at_row, column, p.head_dim, q_type);
         }
-        for (ushort i = 0; i < 4; i++) block[r * STRIDE + column + i] = Tile(value[i]);
+        *(threadgroup vec<Tile, 4> *)(block + r * STRIDE + column) = vec<Tile, 4>(value);
     }
     if (thread_index == 0) atomic_store_explicit(&bad_keys, 0u, memory_order_relaxed);
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -19,8 +19,8 @@
     ushort thread_index [[thread_index_in_threadgroup]],
     ushort simdgroup [[simdgroup_index_in_threadgroup]])
 {
-    threadgroup float q_tile[ROWS * TILE_STRIDE];
-    threadgroup float k_tile[KEYS * TILE_STRIDE];
+    TILE(q_tile, ROWS);
+    TILE(k_tile, KEYS);
 
     const uint head = p.first_head + tile.z;
     const uint batch = head / p.kv_heads, kv_head = head % p.kv_heads;

@@ -23,9 +23,10 @@
     ushort simdgroup [[simdgroup_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]])
 {
-    threadgroup float weight_tile[ROWS * TILE_STRIDE];
+    TILE(weight_tile, ROWS);
     // Values first, the result at the end.
-    threadgroup float v_tile[TILE_K * COLUMN_STRIDE];
+    threadgroup float4 v_memory[TILE_K * COLUMN_STRIDE / 4];
+    threadgroup float *v_tile = (threadgroup float *)v_memory;
     threadgroup uint found[THREADS / 32];
 
     const uint head = p.first_head + tile.z;

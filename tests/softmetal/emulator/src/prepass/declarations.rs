@@ -147,10 +147,11 @@ impl Prepass {
         if !derived {
             let declared: Vec<Token> =
                 plain[..equals].iter().filter(|t| !is_storage(t)).cloned().collect();
-            let storage =
-                if self.target == Target::Run { "static const" } else { "static const __global" };
             let declared = self.cpp(&declared);
-            self.out += &format!("{storage} {} ={cpp_value};", declared.trim_start());
+            self.out += &match self.target {
+                Target::Run => format!("static const {} ={cpp_value};", declared.trim_start()),
+                Target::Check => checked_constant(&plain[..equals], &name, &kind, &cpp_value),
+            };
             return Ok(());
         }
         if !body.is_empty() {
@@ -330,6 +331,20 @@ fn name_and_type(declared: &[Token]) -> (String, String) {
     let name = words.get(at).map_or(String::new(), |t| t.text.clone());
     let kind: Vec<&str> = words[..at].iter().map(|t| t.text.as_str()).collect();
     (name, kind.join(" "))
+}
+
+/// Data of the outermost level must lie in __global: what the source sees is a reference into the space
+/// that stands for `constant`.
+fn checked_constant(declared: &[Token], name: &str, kind: &str, value: &str) -> String {
+    let words = code(declared);
+    let start = words.iter().position(|t| t.is("[")).unwrap_or(words.len());
+    let dimensions: String = words[start..].iter().map(|t| t.text.as_str()).collect();
+    let counted = format!("[sizeof(msl_data_{name}) / sizeof(msl_data_{name}[0])]");
+    let sized = dimensions.strip_prefix("[]").map_or(dimensions.clone(), |rest| counted + rest);
+    format!(
+        "static const __global {kind} msl_data_{name} {dimensions} ={value}; \
+         static constant {kind} (&{name}) {sized} = *(constant {kind} (*) {sized})&msl_data_{name};"
+    )
 }
 
 /// White space and directives before the first word.

@@ -56,6 +56,10 @@ pub(crate) struct Prepass {
 pub(crate) fn translate(preprocessed: &str, target: Target) -> Result<String, String> {
     let tokens = tokens(preprocessed);
     rules::check(&tokens)?;
+    let tokens = match target {
+        Target::Run => tokens,
+        Target::Check => without_constexpr_space(tokens),
+    };
     let mut prepass = Prepass {
         target,
         tokens,
@@ -73,6 +77,29 @@ pub(crate) fn translate(preprocessed: &str, target: Target) -> Result<String, St
     };
     prepass.declarations()?;
     Ok(prepass.finish())
+}
+
+/// `constexpr constant` without the address space: such constants are values, and in C++ for OpenCL they
+/// cannot lie where `constant` is.
+fn without_constexpr_space(tokens: Vec<Token>) -> Vec<Token> {
+    let code: Vec<usize> = (0..tokens.len()).filter(|at| tokens[*at].is_code()).collect();
+    let pair = |first: &str, second: &str, at: &[usize]| {
+        tokens[at[0]].is(first) && tokens[at[1]].is(second)
+    };
+    let dropped: BTreeSet<usize> = code
+        .windows(2)
+        .filter_map(|at| match at {
+            _ if pair("constexpr", "constant", at) => Some(at[1]),
+            _ if pair("constant", "constexpr", at) => Some(at[0]),
+            _ => None,
+        })
+        .collect();
+    tokens
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| !dropped.contains(at))
+        .map(|(_, token)| token)
+        .collect()
 }
 
 /// An error at a line of the .metal source, worded as compilers do.

@@ -30,7 +30,8 @@ fn append(ctx: &Context, case: &Case) -> Result<Vec<f32>> {
     }
     let new = ctx.upload_f32([batch, new_len, heads, dim], &values)?.permute(&[0, 2, 1, 3])?;
     let shape = [batch, heads + 2, capacity, dim];
-    let before: Vec<f64> = normal("cache", shape.iter().product()).into_iter().map(f64::from).collect();
+    let before: Vec<f64> =
+        normal("cache", shape.iter().product()).into_iter().map(f64::from).collect();
     let all = ctx.upload(dtype, shape, &encode(dtype, &before))?;
     let cache = all.narrow(1, 1, heads)?;
     let starts = ctx.upload_i32([batch], starts)?;

@@ -12,3 +12,4 @@ mod rows;
 mod sdpa;
 mod stream;
 mod support;
+mod tiny_model;

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use metallic::device::Device;
 use metallic::tensor::{DType, HostBytes};
 use metallic::{Context, Error};
 use metallic_devices::metal::{MetalDevice, MetalOptions};
-use metallic::device::Device;
 use metallic_instrumentation::Recorder;
 
 use crate::support::metal;

@@ -1,8 +1,8 @@
 //! The command stream: order, submission, timing.
 
+use metallic::Context;
 use metallic::op::{Add, AddArgs};
 use metallic::tensor::Tensor;
-use metallic::Context;
 use metallic_devices::Profile;
 use metallic_devices::metal::MetalOptions;
 use metallic_instrumentation::exporter::ChannelExporter;
@@ -58,6 +58,23 @@ fn buffers_freed_while_the_gpu_uses_them_are_not_given_to_the_host() {
     }
     let want = 1.0 + (0..50).map(f32::from as fn(u8) -> f32).sum::<f32>();
     assert_eq!(ctx.download_f32(&x).unwrap(), [want; 64]);
+}
+
+#[test]
+fn throughput_profile_times_every_command_buffer() {
+    let (exporter, events) = ChannelExporter::new();
+    let options = MetalOptions { max_kernels: 2, ..MetalOptions::default() };
+    let ctx = metal_with(options, Recorder::new(vec![Box::new(exporter)]));
+    let (x, y) = (ones(&ctx), ones(&ctx));
+    for _ in 0..5 {
+        add(&ctx, &x, &y).unwrap();
+    }
+    ctx.device().synchronize().unwrap();
+    let buffers = events.try_iter().filter(|record| match &record.event {
+        MetricEvent::InternalKernelCompleted { parent_op, .. } => parent_op == "command_buffer",
+        _ => false,
+    });
+    assert_eq!(buffers.count(), 3);
 }
 
 #[test]

@@ -54,6 +54,8 @@ struct State {
     ended: f64,
     /// The object itself while it is committed and not done: handlers get it, and it must live.
     object: Option<Ref>,
+    /// Whether the queue's thread has let go of everything, and waiters may return.
+    finished: bool,
 }
 
 /// The value of a command buffer object.
@@ -83,6 +85,7 @@ pub(crate) fn new(queue: Id, retains: bool) -> Ref {
         started: 0.0,
         ended: 0.0,
         object: None,
+        finished: false,
     };
     let line = Arc::clone(&queue.value::<Queue>().line);
     let queue = queue.required("the queue");
@@ -193,9 +196,12 @@ pub(crate) fn execute(work: &Work) {
     for handler in completed {
         handler(id, error.as_ref());
     }
+    drop(object);
+    drop(error);
     let kept = work.state().object.take();
-    work.done.notify_all();
     drop(kept);
+    work.state().finished = true;
+    work.done.notify_all();
 }
 
 /// Waits for a committed command buffer object.
@@ -212,13 +218,7 @@ pub(crate) fn wait(this: Id) {
     };
     buffer.line.hurry(number);
     let state = buffer.work.state();
-    drop(
-        buffer
-            .work
-            .done
-            .wait_while(state, |state| state.status < Status::Completed || state.object.is_some())
-            .unwrap(),
-    );
+    drop(buffer.work.done.wait_while(state, |state| !state.finished).unwrap());
 }
 
 /// A block as a handler.

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::few::{self, Few};
 use super::merge::Partials;
 use super::product::{PANEL_VECTORS, Scores, Values, scores, values};
 use super::softmax::{Running, accumulate};
@@ -38,7 +39,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    fn query(&self, call: &Attention, row: usize) -> Query {
+    pub(super) fn query(&self, call: &Attention, row: usize) -> Query {
         let group = call.group();
         let head = self.kv_head * group + row % group;
         Query { batch: self.batch, head, position: self.first + row / group }
@@ -101,6 +102,8 @@ struct Scratch {
     v: *mut f32,
     /// `[tile_keys, width]`
     s: *mut f32,
+    /// For [`Few`].
+    unsummed: *mut f32,
     /// Elements of a row of values and sums.
     v_stride: usize,
 }
@@ -139,11 +142,17 @@ impl Work<'_> {
     unsafe fn run<V: F32Math, const MR: usize, const NV: usize>(&self, buffer: &mut Buffer) {
         let Self { call, item, rows, .. } = *self;
         let scratch = self.carve::<V>(buffer);
-        // SAFETY: `carve` made room for everything; `V`'s instructions exist.
-        unsafe { self.pack_queries::<V>(&scratch) };
-        let panel = PANEL_VECTORS * V::LANES;
         let (all, _) = item.keys(call, 0..rows);
         let all = self.part_of(all);
+        // SAFETY: `carve` made room for everything; `V`'s instructions exist.
+        unsafe {
+            if few::takes::<V>(call, rows) && self.few::<V, NV>(&scratch, all.clone()) {
+                self.finish(&scratch);
+                return;
+            }
+            self.pack_queries::<V>(&scratch);
+        }
+        let panel = PANEL_VECTORS * V::LANES;
         let mut tile = all.start;
         while tile < all.end {
             let tile_end = all.end.min(tile + self.tile_keys());
@@ -174,6 +183,50 @@ impl Work<'_> {
         unsafe { self.finish(&scratch) };
     }
 
+    /// The kernel for few rows; false when it must be done again here.
+    #[inline(always)]
+    unsafe fn few<V: F32Math, const NV: usize>(
+        &self,
+        scratch: &Scratch,
+        keys: Range<usize>,
+    ) -> bool {
+        let Self { call, item, rows, .. } = *self;
+        let Running { max, sum, .. } = scratch.running;
+        // SAFETY: `carve` made room for `rows` rows of whole vectors.
+        unsafe {
+            scratch.acc.write_bytes(0, rows * scratch.v_stride);
+            for row in 0..rows {
+                (*max.add(row), *sum.add(row)) = (f32::NEG_INFINITY, 0.0);
+                self.query_row::<V>(row, scratch.q.add(row * call.head_dim()));
+            }
+            let (scores, unsummed) = (scratch.s, scratch.unsummed);
+            let (q, acc) = (scratch.q.cast_const(), scratch.acc);
+            Few { call, item, rows, keys, q, acc, max, sum, scores, unsummed }.run::<V, NV>()
+        }
+    }
+
+    /// Decodes and scales the query of a row.
+    #[inline(always)]
+    unsafe fn query_row<V: F32Math>(&self, row: usize, to: *mut f32) {
+        let call = self.call;
+        let Query { batch, head, position } = self.item.query(call, row);
+        let len = call.head_dim();
+        // SAFETY: the query exists; the caller gives room for it.
+        unsafe {
+            decode_rows::<V>(Rows {
+                dtype: call.q.dtype,
+                from: call.q.row([batch, head, position]),
+                step: 0,
+                count: 1,
+                len,
+                to,
+                to_stride: 0,
+                ahead: 0,
+            });
+            std::slice::from_raw_parts_mut(to, len).iter_mut().for_each(|x| *x *= call.scale);
+        }
+    }
+
     fn tile_keys(&self) -> usize {
         if self.rows <= FEW_ROWS { self.plan.few_rows_tile_keys } else { self.plan.tile_keys }
     }
@@ -200,23 +253,24 @@ impl Work<'_> {
             rows,
             keys * call.head_dim(),
             keys * v_stride,
-            keys * MAX_PANEL,
+            (keys * MAX_PANEL).max(few::SCORES),
+            if few::takes::<V>(call, self.rows) { few::unsummed(V::LANES) } else { 0 },
         ]
         .map(|floats| floats.next_multiple_of(16));
         let floats: &mut [f32] = buffer.take(sizes.iter().sum());
         let mut at = floats.as_mut_ptr();
-        let [q, acc, max, sum, alpha, k, v, s] = sizes.map(|floats| {
+        let [q, acc, max, sum, alpha, k, v, s, unsummed] = sizes.map(|floats| {
             let start = at;
             at = at.wrapping_add(floats);
             start
         });
-        Scratch { q, acc, running: Running { max, sum, alpha }, k, v, s, v_stride }
+        Scratch { q, acc, running: Running { max, sum, alpha }, k, v, s, unsummed, v_stride }
     }
 
     /// Scales and transposes the queries into panels; clears the running state.
     #[inline(always)]
     unsafe fn pack_queries<V: F32Math>(&self, scratch: &Scratch) {
-        let Self { call, item, rows, .. } = *self;
+        let Self { call, rows, .. } = *self;
         let (dim, panel) = (call.head_dim(), PANEL_VECTORS * V::LANES);
         let padded = rows.next_multiple_of(V::LANES);
         // SAFETY: `carve` made room for `padded` rows.
@@ -228,24 +282,14 @@ impl Work<'_> {
                 *scratch.running.max.add(row) = f32::NEG_INFINITY;
             }
             for row in 0..rows {
-                let Query { batch, head, position } = item.query(call, row);
                 // The tile of keys is free: nothing is loaded yet.
                 let query = scratch.k;
-                decode_rows::<V>(Rows {
-                    dtype: call.q.dtype,
-                    from: call.q.row([batch, head, position]),
-                    step: 0,
-                    count: 1,
-                    len: dim,
-                    to: query,
-                    to_stride: 0,
-                    ahead: 0,
-                });
+                self.query_row::<V>(row, query);
                 let first = row / panel * panel;
                 let width = panel.min(rows - first).next_multiple_of(V::LANES);
                 let to = scratch.q.add(first * dim + row - first);
                 for d in 0..dim {
-                    *to.add(d * width) = *query.add(d) * call.scale;
+                    *to.add(d * width) = *query.add(d);
                 }
             }
         }

@@ -16,6 +16,7 @@
 //! Not: mask matrices for bands, and not f16 arithmetic: all sums are f32.
 
 mod block;
+mod few;
 mod merge;
 mod product;
 mod softmax;

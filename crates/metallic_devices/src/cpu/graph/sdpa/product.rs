@@ -170,10 +170,13 @@ unsafe fn values_of<V: F32Lanes, const MR: usize, const NV: usize>(args: Values)
     // SAFETY: the caller gives MR queries and NV vectors of each row.
     unsafe {
         let zero = V::splat(0.0);
-        let mut sums: [[V; NV]; MR] = std::array::from_fn(|i| {
+        let mut sums = [[zero; NV]; MR];
+        for (i, sums) in sums.iter_mut().enumerate() {
             let alpha = V::splat(*alpha.add(i));
-            std::array::from_fn(|j| alpha.fma(V::load(acc.add(i * stride + j * V::LANES)), zero))
-        });
+            for (j, sum) in sums.iter_mut().enumerate() {
+                *sum = alpha.fma(V::load(acc.add(i * stride + j * V::LANES)), zero);
+            }
+        }
         for _ in 0..keys {
             let values: [V; NV] = std::array::from_fn(|j| V::load(v.add(j * V::LANES)));
             for (i, sums) in sums.iter_mut().enumerate() {

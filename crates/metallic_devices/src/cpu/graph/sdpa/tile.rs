@@ -25,91 +25,121 @@ pub(super) struct Rows {
     pub ahead: usize,
 }
 
+/// A storage type, one vector of a row at a time.
+pub(super) trait Stored {
+    /// Vector `index` of the row at `row`.
+    unsafe fn load<V: F32Math>(row: *const u8, index: usize) -> V;
+
+    /// Element `at` of the row at `row`.
+    unsafe fn element(row: *const u8, at: usize) -> f32;
+}
+
+pub(super) struct F32Rows;
+pub(super) struct F16Rows;
+pub(super) struct Bf16Rows;
+/// Blocks of 32 elements: an f16 scale, then bytes. No vector has more lanes.
+pub(super) struct Q8Rows;
+
+impl Stored for F32Rows {
+    #[inline(always)]
+    unsafe fn load<V: F32Math>(row: *const u8, index: usize) -> V {
+        // SAFETY: the caller gives a row with this vector.
+        unsafe { V::load(row.add(index * V::LANES * 4).cast()) }
+    }
+    #[inline(always)]
+    unsafe fn element(row: *const u8, at: usize) -> f32 {
+        // SAFETY: the caller gives a row with this element.
+        unsafe { row.add(at * 4).cast::<f32>().read_unaligned() }
+    }
+}
+
+impl Stored for F16Rows {
+    #[inline(always)]
+    unsafe fn load<V: F32Math>(row: *const u8, index: usize) -> V {
+        // SAFETY: as above.
+        unsafe { V::load_f16(row.add(index * V::LANES * 2)) }
+    }
+    #[inline(always)]
+    unsafe fn element(row: *const u8, at: usize) -> f32 {
+        // SAFETY: as above.
+        f16_bits_to_f32(unsafe { row.add(at * 2).cast::<u16>().read_unaligned() })
+    }
+}
+
+impl Stored for Bf16Rows {
+    #[inline(always)]
+    unsafe fn load<V: F32Math>(row: *const u8, index: usize) -> V {
+        // SAFETY: as above.
+        unsafe { V::load_bf16(row.add(index * V::LANES * 2)) }
+    }
+    #[inline(always)]
+    unsafe fn element(row: *const u8, at: usize) -> f32 {
+        // SAFETY: as above.
+        bf16_bits_to_f32(unsafe { row.add(at * 2).cast::<u16>().read_unaligned() })
+    }
+}
+
+impl Stored for Q8Rows {
+    #[inline(always)]
+    unsafe fn load<V: F32Math>(row: *const u8, index: usize) -> V {
+        let (block, within) = (index * V::LANES / 32, index * V::LANES % 32);
+        // SAFETY: as above.
+        unsafe {
+            let block = row.add(block * 34);
+            let scale = V::splat(f16_bits_to_f32(block.cast::<u16>().read_unaligned()));
+            V::load_i8(block.add(2 + within)).mul(scale)
+        }
+    }
+    #[inline(always)]
+    unsafe fn element(row: *const u8, at: usize) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let block = row.add(at / 32 * 34);
+            let scale = f16_bits_to_f32(block.cast::<u16>().read_unaligned());
+            f32::from(*block.add(2 + at % 32).cast::<i8>()) * scale
+        }
+    }
+}
+
 /// Decodes rows.
 ///
 /// # Safety
 /// `from` and `to` must hold the rows; `V`'s instructions must exist.
 #[inline(always)]
 pub(super) unsafe fn decode_rows<V: F32Math>(rows: Rows) {
-    let len = rows.len;
-    // SAFETY: the caller's promise; q8_0 has a scale and 32 bytes in each 34.
+    // SAFETY: the caller's promise.
     unsafe {
         match rows.dtype {
-            DType::F16 => each_row::<V>(rows, len * 2, |from, to| {
-                convert::<V, 2>(
-                    len,
-                    from,
-                    to,
-                    |at| V::load_f16(at),
-                    |at| f16_bits_to_f32(at.cast::<u16>().read_unaligned()),
-                );
-            }),
-            DType::Bf16 => each_row::<V>(rows, len * 2, |from, to| {
-                convert::<V, 2>(
-                    len,
-                    from,
-                    to,
-                    |at| V::load_bf16(at),
-                    |at| bf16_bits_to_f32(at.cast::<u16>().read_unaligned()),
-                );
-            }),
-            DType::Q8_0 => each_row::<V>(rows, len / 32 * 34, |from, to| {
-                for block in 0..len / 32 {
-                    let from = from.add(block * 34);
-                    let scale = V::splat(f16_bits_to_f32(from.cast::<u16>().read_unaligned()));
-                    for at in (0..32).step_by(V::LANES) {
-                        V::load_i8(from.add(2 + at)).mul(scale).store(to.add(block * 32 + at));
-                    }
-                }
-            }),
-            _ => each_row::<V>(rows, len * 4, |from, to| {
-                convert::<V, 4>(
-                    len,
-                    from,
-                    to,
-                    |at| V::load(at.cast()),
-                    |at| at.cast::<f32>().read_unaligned(),
-                );
-            }),
+            DType::F16 => decode_stored::<V, F16Rows>(rows, rows.len * 2),
+            DType::Bf16 => decode_stored::<V, Bf16Rows>(rows, rows.len * 2),
+            DType::Q8_0 => decode_stored::<V, Q8Rows>(rows, rows.len / 32 * 34),
+            _ => decode_stored::<V, F32Rows>(rows, rows.len * 4),
         }
     }
 }
 
-/// Calls `decode(from, to)` for each row and asks for later ones. The caller holds the promise of
-/// [`decode_rows`].
+/// Whole vectors, then single elements, of each row of `bytes` bytes; asks for later rows. No
+/// closures: one that is not inlined has no vector instructions.
 #[inline(always)]
-fn each_row<V: F32Math>(rows: Rows, bytes: usize, decode: impl Fn(*const u8, *mut f32)) {
-    let (mut from, mut to) = (rows.from, rows.to);
+unsafe fn decode_stored<V: F32Math, S: Stored>(rows: Rows, bytes: usize) {
+    let Rows { mut from, mut to, len, .. } = rows;
     for _ in 0..rows.count {
         if rows.ahead > 0 {
             for line in (0..bytes).step_by(64) {
                 V::prefetch(from.wrapping_add(rows.ahead * rows.step + line));
             }
         }
-        decode(from, to);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for vector in 0..len / V::LANES {
+                S::load::<V>(from, vector).store(to.add(vector * V::LANES));
+            }
+            for at in len / V::LANES * V::LANES..len {
+                *to.add(at) = S::element(from, at);
+            }
+        }
         from = from.wrapping_add(rows.step);
         to = to.wrapping_add(rows.to_stride);
-    }
-}
-
-/// Whole vectors, then single elements, of `BYTES` stored bytes each.
-#[inline(always)]
-unsafe fn convert<V: F32Math, const BYTES: usize>(
-    len: usize,
-    from: *const u8,
-    to: *mut f32,
-    vector: impl Fn(*const u8) -> V,
-    element: impl Fn(*const u8) -> f32,
-) {
-    let whole = len / V::LANES * V::LANES;
-    // SAFETY: the caller's promise.
-    unsafe {
-        for at in (0..whole).step_by(V::LANES) {
-            vector(from.add(at * BYTES)).store(to.add(at));
-        }
-        for at in whole..len {
-            *to.add(at) = element(from.add(at * BYTES));
-        }
     }
 }
 

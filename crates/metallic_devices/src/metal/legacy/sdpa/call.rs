@@ -6,6 +6,7 @@ use metallic::dispatch::{Reason, Support};
 use metallic::op::{MaskTensor, Op, Sdpa, SdpaArgs, SdpaSpec};
 use metallic::tensor::{DType, Tensor};
 
+use crate::metal::buffer::{Bound, MetalBuffer};
 use crate::metal::encoder::{Arg, Dispatch, Encoder, Grid};
 use crate::metal::failure;
 use crate::metal::legacy::{SIMD_WIDTH, count};
@@ -50,6 +51,8 @@ pub(super) struct SdpaParams {
 /// A call that has something to compute.
 pub(super) struct Call<'a> {
     args: &'a SdpaArgs,
+    /// The whole buffer of the result.
+    out_buffer: &'a MetalBuffer,
     /// The mask tensor, broadcast to `[batch, q_heads, q_len, kv_len]`.
     mask: Option<Tensor>,
     /// Function constants 0 to 3: the types of q, k, v and the mask.
@@ -123,8 +126,17 @@ impl<'a> Call<'a> {
             mask_type(mask.tensor.as_ref()),
         ];
         let constants = [0, 1, 2, 3].map(|index| Constant::u32(index, types[index as usize]));
-        let v_dim = spec.v_dim;
-        Ok(Some(Self { args, mask: broadcast, constants, params, heads, rows, kv_len, v_dim }))
+        Ok(Some(Self {
+            args,
+            out_buffer: Bound::writable(out)?.buffer,
+            mask: broadcast,
+            constants,
+            params,
+            heads,
+            rows,
+            kv_len,
+            v_dim: spec.v_dim,
+        }))
     }
 
     pub(super) fn q(&self) -> Arg<'_> {
@@ -148,9 +160,9 @@ impl<'a> Call<'a> {
         Arg::In(self.mask.as_ref().unwrap_or(&self.args.q))
     }
 
-    /// The live lengths; without them, something that nothing reads.
+    /// The live lengths; without them, something that nothing reads, as aligned as they are.
     pub(super) fn kv_lens(&self) -> Arg<'_> {
-        Arg::In(self.args.kv_lens.as_ref().unwrap_or(&self.args.q))
+        self.args.kv_lens.as_ref().map_or(Arg::Scratch(self.out_buffer, 0), Arg::In)
     }
 
     /// Runs one kernel of this call with `params`.
