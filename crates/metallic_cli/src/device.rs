@@ -109,7 +109,7 @@ fn graph_options(terms: Terms) -> Result<GraphOptions> {
     let defaults = GraphOptions::default();
     let lengths = config::graph_lengths(&process_env)?.unwrap_or(defaults.lengths);
     let (packages, certificates) = (within("mpsgraph"), within(CERTIFICATES));
-    Ok(GraphOptions { terms, lengths, packages, certificates })
+    Ok(GraphOptions { terms, lengths, packages, certificates, ..defaults })
 }
 
 /// Where certificates lie.

@@ -13,6 +13,9 @@ pub struct GraphOptions {
     /// Whether lengths are baked into executables. Unknown lengths wait for a Mac that shows
     /// they work.
     pub lengths: LengthPolicy,
+    /// Scores of one run at most: a call with more is cut. `None` for what is known to be right;
+    /// less saves memory where scores lie in memory.
+    pub max_scores: Option<usize>,
     /// Where compiled executables are kept; `None` keeps none.
     pub packages: Option<PathBuf>,
     /// Where certificates lie; without one for this machine, `auto` runs hand-written kernels.
@@ -22,7 +25,7 @@ pub struct GraphOptions {
 impl Default for GraphOptions {
     fn default() -> Self {
         let (terms, lengths) = (Terms::default(), LengthPolicy::Bucketed);
-        Self { terms, lengths, packages: None, certificates: None }
+        Self { terms, lengths, max_scores: None, packages: None, certificates: None }
     }
 }
 

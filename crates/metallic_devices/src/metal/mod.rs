@@ -26,6 +26,7 @@ mod encoder;
 mod fault;
 mod library;
 mod mapping;
+mod mask;
 mod pipeline;
 mod pool;
 mod stream;
