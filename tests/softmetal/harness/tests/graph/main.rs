@@ -10,3 +10,4 @@ mod packages;
 mod parity;
 mod segments;
 mod support;
+mod tiny_model;
