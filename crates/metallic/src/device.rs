@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tensor::{Buffer, HostBytes};
+use crate::op::Band;
+use crate::tensor::{Buffer, DType, HostBytes};
 
 /// Which device: a kind and a number, printed as `cpu:0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +32,19 @@ pub struct MemoryStats {
     pub peak: usize,
     /// Bytes kept for reuse.
     pub pooled: usize,
+}
+
+/// A band mask to be written: 0 where row `row` sees column `column`, −inf elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BandFill {
+    /// Which columns a row sees around its diagonal; the offset is that of row 0.
+    pub band: Band,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub width: usize,
+    /// f32, f16 or bf16.
+    pub dtype: DType,
 }
 
 /// Memory and transfers of one device. Kernels are registered separately.
@@ -94,6 +108,16 @@ pub trait Device: Send + Sync + fmt::Debug {
         let mut staging = vec![0; bytes];
         self.read(from, from_offset, &mut staging)?;
         self.write(to, to_offset, &staging)
+    }
+
+    /// Writes a dense mask `[rows, width]` from the first byte of `buffer` on, with a kernel of the
+    /// device's own; false when it has none, and the caller writes it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the buffer is read-only or the device fails.
+    fn fill_band(&self, buffer: &dyn Buffer, fill: &BandFill) -> Result<bool> {
+        let _ = (buffer, fill);
+        Ok(false)
     }
 
     /// Waits until all submitted work is done.

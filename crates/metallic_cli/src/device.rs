@@ -1,15 +1,15 @@
 //! Opening the device a command runs on, with its policies and its notebook.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use metallic::Context;
-use metallic::config::process_env;
+use metallic::config::{self, process_env};
 use metallic::dispatch::Policies;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
-use metallic_devices::{KINDS, Profile};
+use metallic_devices::{GraphOptions, KINDS, Profile, Terms};
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -26,11 +26,32 @@ pub(crate) fn open(args: &BackendArgs) -> Result<Context> {
     open_with(args, Vec::new())
 }
 
+/// As [`open`], for models: their own caches hold nothing but finite numbers, and their queries
+/// may be rounded to the type of the keys unless `exact`.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_for_model(args: &BackendArgs, exact: bool) -> Result<Context> {
+    open_on_terms(args, Terms::of_models(exact), Vec::new())
+}
+
 /// As [`open`], with listeners of the caller's own.
 ///
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -> Result<Context> {
+    open_on_terms(args, Terms::default(), listeners)
+}
+
+/// As [`open_with`], with what is promised of the data.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_on_terms(
+    args: &BackendArgs,
+    terms: Terms,
+    listeners: Vec<Box<dyn Exporter>>,
+) -> Result<Context> {
     let policies = policy::resolve(args, &process_env)?;
     let (kind, index) = parse(&args.device)?;
     if args.verbose {
@@ -40,7 +61,7 @@ pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -
     if kind != "cpu" && args.threads.is_some() {
         note!("--threads is for the cpu and changes nothing on {kind}");
     }
-    let options = DeviceOptions { threads: args.threads, profile: args.profile };
+    let options = DeviceOptions { threads: args.threads, profile: args.profile, terms };
     let context = open_device(kind, index, options, policies, recorder)?;
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
@@ -53,6 +74,7 @@ pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -
 pub(crate) struct DeviceOptions {
     threads: Option<usize>,
     profile: Option<Profile>,
+    terms: Terms,
 }
 
 /// Device number `index` of kind `kind`, one of [`KINDS`], with its kernels.
@@ -69,7 +91,8 @@ pub(crate) fn open_device(
     match kind {
         "metal" => {
             let profile = options.profile.unwrap_or_default();
-            let options = MetalOptions { profile, ..MetalOptions::default() };
+            let graph = graph_options(options.terms)?;
+            let options = MetalOptions { profile, graph, ..MetalOptions::default() };
             Ok(MetalDevice::context(options, policies, recorder)?)
         }
         _ if options.profile == Some(Profile::Latency) => {
@@ -96,6 +119,28 @@ pub(crate) fn parse(name: &str) -> Result<(&'static str, u32)> {
     let index = index.parse().ok().filter(|index| kind == "cuda" || *index == 0);
     Ok((kind, index.ok_or_else(unknown)?))
 }
+
+/// How graphs are compiled here, by the environment.
+fn graph_options(terms: Terms) -> Result<GraphOptions> {
+    let dir = config::cache_dir(&process_env);
+    let within = |name: &str| dir.as_ref().map(|dir| dir.join(name));
+    let defaults = GraphOptions::default();
+    let lengths = config::graph_lengths(&process_env)?.unwrap_or(defaults.lengths);
+    let (packages, certificates) = (within("mpsgraph"), within(CERTIFICATES));
+    Ok(GraphOptions { terms, lengths, packages, certificates, ..defaults })
+}
+
+/// Where certificates lie.
+///
+/// # Errors
+/// [`Error::NoCacheDir`] without a home.
+pub(crate) fn certificates() -> Result<PathBuf> {
+    let dir = config::cache_dir(&process_env).ok_or(Error::NoCacheDir)?;
+    Ok(dir.join(CERTIFICATES))
+}
+
+/// The folder of certificates in the cache.
+const CERTIFICATES: &str = "certificates";
 
 fn recorder(metrics: Option<&Path>, mut exporters: Vec<Box<dyn Exporter>>) -> Result<Recorder> {
     match metrics {

@@ -2,6 +2,7 @@
 //!
 //! This file holds the only gates for operating systems and devices.
 
+pub mod certificate;
 pub mod cpu;
 pub mod cuda;
 mod graph_options;
@@ -10,6 +11,7 @@ pub mod metal;
 #[cfg(not(any(target_os = "macos", objc_standin)))]
 #[path = "metal_absent.rs"]
 pub mod metal;
+pub mod probe;
 pub mod process;
 mod profile;
 mod sdpa_graph;

@@ -17,9 +17,9 @@ use metallic_instrumentation::Recorder;
 
 use super::lru::{Limits, Lru, Shared};
 use super::stats::{CacheStats, EntryInfo};
-use crate::device::{Device, DeviceId};
+use crate::device::{BandFill, Device, DeviceId};
 use crate::error::{Error, Result};
-use crate::op::KV_BUCKET;
+use crate::op::{Band, KV_BUCKET};
 use crate::tensor::{Buffer, DType, Layout, Shape, Tensor};
 
 /// Host bytes a mask is built in at a time.
@@ -154,7 +154,7 @@ fn build(
     width: usize,
     offset: i64,
 ) -> Result<Arc<dyn Buffer>> {
-    let band = crate::op::Band { left, right, offset: None };
+    let band = Band { left, right, offset: None };
     let element = dtype.block_bytes();
     let hidden: &[u8] = match dtype {
         DType::F16 => &f16::NEG_INFINITY.to_le_bytes(),
@@ -166,6 +166,10 @@ fn build(
     let bytes = bytes.ok_or(Error::OutOfMemory { device: device_id, bytes: usize::MAX })?;
     // The device refuses what it cannot hold; the host then holds a few rows at a time.
     let buffer = device.allocate(bytes)?;
+    let fill = BandFill { band: Band { offset: Some(offset), ..band }, rows, width, dtype };
+    if device.fill_band(&*buffer, &fill)? {
+        return Ok(buffer);
+    }
     let row_bytes = (width * element).max(1);
     let rows_at_once = (CHUNK_BYTES / row_bytes).clamp(1, rows.max(1));
     let mut chunk = Vec::with_capacity(rows_at_once * row_bytes);

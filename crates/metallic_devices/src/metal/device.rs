@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metallic::cache::ResourceCache;
-use metallic::device::{Device, DeviceId, MemoryStats};
+use metallic::device::{BandFill, Device, DeviceId, MemoryStats};
 use metallic::dispatch::{KernelBackendRegistry, Policies};
 use metallic::tensor::{Buffer, HostBytes};
 use metallic::{Context, Result};
@@ -19,6 +19,7 @@ use super::buffer::{Bound, METAL, MetalBuffer, Storage, read_only};
 use super::description::Identity;
 use super::failure;
 use super::mapping::Mappings;
+use super::mask;
 use super::stream::{Metal, StreamOptions};
 use crate::{GraphOptions, Profile};
 
@@ -250,6 +251,14 @@ impl Device for MetalDevice {
     fn zero(&self, buffer: &dyn Buffer) -> Result<()> {
         let metal = self.writable("zero", buffer, (0, buffer.bytes()))?;
         self.metal.encode("zero", |encoder| encoder.zero(metal))
+    }
+
+    fn fill_band(&self, buffer: &dyn Buffer, fill: &BandFill) -> Result<bool> {
+        let BandFill { rows, width, dtype, .. } = fill;
+        let bytes = rows.saturating_mul(*width).saturating_mul(dtype.block_bytes());
+        let metal = self.writable("mask", buffer, (0, bytes))?;
+        mask::fill(&self.metal, metal, fill)?;
+        Ok(true)
     }
 
     fn copy(

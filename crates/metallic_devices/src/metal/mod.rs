@@ -26,6 +26,7 @@ mod encoder;
 mod fault;
 mod library;
 mod mapping;
+mod mask;
 mod pipeline;
 mod pool;
 mod stream;
@@ -36,6 +37,7 @@ mod legacy;
 
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
+pub use graph::{machine, probe};
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};

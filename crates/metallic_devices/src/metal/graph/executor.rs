@@ -18,7 +18,7 @@ use super::call::{Call, foreign};
 use super::compile::{Compiled, Job, compile};
 use super::form::{Form, OperandTypes, supports};
 use super::infer::{Type, infer};
-use super::limits::{Part, Whole, only_sdpa, part_of, whole};
+use super::limits::{Part, Whole, max_scores, only_sdpa, part_of, whole};
 use super::lower::Target;
 use super::package::Packages;
 use super::platform::Platform;
@@ -76,8 +76,13 @@ impl MpsGraphExecutor {
         }
     }
 
+    fn max_scores(&self) -> usize {
+        max_scores(self.form, self.options.max_scores)
+    }
+
     /// Compiles `graph`, or takes the package of an earlier run.
     fn executable(&self, graph: &Graph) -> Result<Compiled> {
+        // A part's graph tells its own lengths.
         let key = format!("{}\n{graph}", self.build_id);
         let kept = self.packages.as_ref().map(|packages| (packages, key.as_str()));
         let (device, target, recorder) = (&self.device, self.target(), &self.recorder);
@@ -101,7 +106,7 @@ impl MpsGraphExecutor {
         match (self.options.lengths, whole(types, attention)) {
             (LengthPolicy::Dynamic, _) => self.supports_any_length(attention.mask.is_some()),
             (LengthPolicy::Bucketed, Some(lengths)) => {
-                lengths.supports(self.form, only_sdpa(graph).is_some())
+                lengths.supports(self.max_scores(), only_sdpa(graph).is_some())
             }
             (LengthPolicy::Bucketed, None) => Support::Yes,
         }
@@ -177,6 +182,17 @@ fn is_empty(graph: &Graph, lengths: LengthPolicy) -> bool {
         && graph.inputs().any(|(_, input)| input.dims.contains(&Dim::Any))
 }
 
+/// The refusal of a cache that would have to be quantised by a graph.
+fn quantised_cache(graph: &Graph) -> Option<Support> {
+    graph.nodes().iter().find_map(|node| {
+        let Node::KvAppend(append) = node else { return None };
+        let Node::Input(cache) = graph.node(append.cache) else { return None };
+        let (binding, got) = (cache.name, cache.dtype);
+        let supported = "f32, f16 and bf16 in graphs";
+        got.is_quantized().then_some(Support::No(Reason::DType { binding, got, supported }))
+    })
+}
+
 impl GraphExecutor for MpsGraphExecutor {
     fn build_id(&self) -> &str {
         &self.build_id
@@ -187,6 +203,9 @@ impl GraphExecutor for MpsGraphExecutor {
     }
 
     fn supports(&self, graph: &Graph) -> Support {
+        if let Some(answer) = quantised_cache(graph) {
+            return answer;
+        }
         let Ok(types) = infer(graph) else {
             return Support::No(Reason::Missing { feature: "a node or type of this graph" });
         };
@@ -214,7 +233,7 @@ impl GraphExecutor for MpsGraphExecutor {
         }
         let parts = only_sdpa(graph).and_then(|node| {
             let lengths = whole(&types, node)?;
-            let part = lengths.part(self.form)?;
+            let part = lengths.part(self.max_scores())?;
             (part != lengths.all).then(|| (part_of(graph, node, &lengths, part), lengths, part))
         });
         let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);

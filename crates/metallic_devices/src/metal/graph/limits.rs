@@ -16,6 +16,15 @@ const NATIVE_SCORES: usize = 1_900_000_000;
 /// (pytorch#143859), and several are alive at once.
 const DECOMPOSED_SCORES: usize = 128 << 20;
 
+/// Scores of one run at most, `asked` or what is known to be right.
+pub(crate) fn max_scores(form: Form, asked: Option<usize>) -> usize {
+    let right = match form {
+        Form::Native => NATIVE_SCORES,
+        Form::Decomposed => DECOMPOSED_SCORES,
+    };
+    asked.unwrap_or(right).min(right)
+}
+
 /// Lengths of one part of an attention call, as the graph of the part has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -64,13 +73,8 @@ pub(crate) fn whole(types: &[Type], node: &SdpaNode) -> Option<Whole> {
 }
 
 impl Whole {
-    /// The largest part that one executable may be asked for; `None` when a single row is too
-    /// much.
-    pub(crate) fn part(&self, form: Form) -> Option<Part> {
-        let most = match form {
-            Form::Native => NATIVE_SCORES,
-            Form::Decomposed => DECOMPOSED_SCORES,
-        };
+    /// The largest part with at most `most` scores; `None` when a single row has more.
+    pub(crate) fn part(&self, most: usize) -> Option<Part> {
         let mut part = self.all;
         while self.elements(part) > most {
             part = if part.batch > 1 {
@@ -94,10 +98,9 @@ impl Whole {
         scores.max(heads.saturating_mul(self.kv_len).saturating_mul(self.width))
     }
 
-    /// Whether `form` can be cut small enough; a graph of more than one node is not cut.
-    pub(crate) fn supports(&self, form: Form, cuts: bool) -> Support {
-        let part = self.part(form).filter(|part| cuts || *part == self.all);
-        let max = if form == Form::Native { NATIVE_SCORES } else { DECOMPOSED_SCORES };
+    /// Whether parts can be small enough; a graph of more than one node is not cut.
+    pub(crate) fn supports(&self, max: usize, cuts: bool) -> Support {
+        let part = self.part(max).filter(|part| cuts || *part == self.all);
         let got = if cuts { self.elements(ONE) } else { self.elements(self.all) };
         Support::when(part.is_some(), || Reason::Range { what: "scores of one run", got, max })
     }
@@ -165,15 +168,18 @@ mod tests {
         {
             let whole = whole(batch, kv_heads, q_len, kv_len);
             for form in [Form::Native, Form::Decomposed] {
-                let part = whole.part(form).unwrap();
-                assert!(whole.elements(part) <= NATIVE_SCORES, "{whole:?} {part:?}");
+                let most = max_scores(form, None);
+                let part = whole.part(most).unwrap();
+                assert!(whole.elements(part) <= most, "{whole:?} {part:?}");
                 let all = whole.all;
                 assert!(all.batch.is_multiple_of(part.batch));
                 assert!(all.kv_heads.is_multiple_of(part.kv_heads));
                 assert!(all.q_len.is_multiple_of(part.q_len));
             }
         }
-        assert_eq!(whole(1, 2, 1, 512).part(Form::Native), Some(whole(1, 2, 1, 512).all));
-        assert_eq!(whole(1, 1, 1, 1 << 30).part(Form::Native), None);
+        let small = whole(1, 2, 1, 512);
+        assert_eq!(small.part(NATIVE_SCORES), Some(small.all));
+        assert_eq!(whole(1, 1, 1, 1 << 30).part(NATIVE_SCORES), None);
+        assert_eq!(max_scores(Form::Native, Some(1 << 40)), NATIVE_SCORES);
     }
 }

@@ -2,9 +2,11 @@
 
 use metallic::Context;
 use metallic::dispatch::{Backend, Policies, Policy, PolicyChoice, PolicySource};
+use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::metal::{MetalDevice, MetalOptions};
 use metallic_devices::{GraphOptions, HiddenKeys, Operands, Terms};
 use metallic_instrumentation::Recorder;
+use softmetal_objc::control;
 
 /// Policies that demand `backend` for attention.
 pub(crate) fn force(backend: Backend) -> Policies {
@@ -29,4 +31,16 @@ pub(crate) fn graph() -> Context {
 pub(crate) fn promises() -> GraphOptions {
     let terms = Terms { hidden_keys: HiddenKeys::Finite, operands: Operands::KeyType };
     GraphOptions { terms, ..GraphOptions::default() }
+}
+
+/// The CPU.
+pub(crate) fn cpu() -> Context {
+    let options = CpuOptions { threads: 1, ..CpuOptions::default() };
+    CpuDevice::context(options, Policies::default(), Recorder::disabled())
+}
+
+/// Whether the macOS that is played has array views and MPSGraph's attention op; the full lane
+/// plays older ones too.
+pub(crate) fn macos_15() -> bool {
+    control().os_version() >= (15, 0)
 }

@@ -73,7 +73,7 @@ pub(crate) enum Op {
     /// Bytes as they lie in memory.
     Constant(Vec<u8>),
     /// One number in every place.
-    Fill(f64),
+    Fill(#[serde(with = "bits")] f64),
     Unary(Unary),
     Binary(Binary),
     /// Predicate, value where true, value where false.
@@ -189,4 +189,17 @@ pub(crate) fn needed(nodes: &[Node], targets: &[usize]) -> Vec<bool> {
         }
     }
     marks
+}
+
+/// A number by its bits: JSON has no infinity and no NaN.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
 }
