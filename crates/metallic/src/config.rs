@@ -8,10 +8,15 @@ use serde::Deserialize;
 
 use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
 use crate::error::{Error, Result};
+use crate::graph::LengthPolicy;
 use crate::op::{Op, Sdpa};
 
 /// Forces the SDPA backend: `legacy`, `graph`, `mpsgraph` or `auto`.
 pub const FORCE_SDPA_BACKEND: &str = "METALLIC_FORCE_SDPA_BACKEND";
+/// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
+pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
+/// Folder of what one run leaves for the next: compiled graphs, certificates.
+pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 /// Path of the configuration file.
 pub const CONFIG_FILE: &str = "METALLIC_CONFIG";
 
@@ -114,6 +119,34 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         policies.ops.insert(Sdpa::ID, sdpa);
     }
     Ok(policies)
+}
+
+/// Where a run leaves what the next may use; `None` without a home.
+pub fn cache_dir(env: ReadEnv<'_>) -> Option<PathBuf> {
+    if let Some(dir) = env(CACHE_DIR) {
+        return Some(PathBuf::from(dir));
+    }
+    let base = env("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env("HOME").map(|home| Path::new(&home).join(".cache")))?;
+    Some(base.join("metallic"))
+}
+
+/// Whether a device that compiles graphs bakes lengths in, where the environment says so.
+///
+/// # Errors
+/// [`Error::UnknownValue`].
+pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
+    match env(GRAPH_LENGTHS).as_deref() {
+        None => Ok(None),
+        Some("classes") => Ok(Some(LengthPolicy::Bucketed)),
+        Some("any") => Ok(Some(LengthPolicy::Dynamic)),
+        Some(value) => Err(Error::UnknownValue {
+            setting: GRAPH_LENGTHS.to_owned(),
+            value: value.to_owned(),
+            accepted: "classes, any",
+        }),
+    }
 }
 
 fn parse<T: FromStr<Err = Error>>(value: &str, setting: impl FnOnce() -> String) -> Result<T> {
@@ -229,6 +262,28 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("metallic-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         dir
+    }
+
+    #[test]
+    fn caches_lie_where_the_environment_says() {
+        let env = |names: &'static [(&str, &str)]| {
+            move |name: &str| {
+                let found = names.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            }
+        };
+        let dir = |names| cache_dir(&env(names));
+        assert_eq!(dir(&[("HOME", "/h")]), Some(PathBuf::from("/h/.cache/metallic")));
+        let both = &[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")];
+        assert_eq!(dir(both), Some(PathBuf::from("/x/metallic")));
+        assert_eq!(dir(&[("HOME", "/h"), (CACHE_DIR, "/c")]), Some(PathBuf::from("/c")));
+        assert_eq!(dir(&[]), None);
+        let lengths = |value: &'static str| {
+            graph_lengths(&move |name: &str| (name == GRAPH_LENGTHS).then(|| value.to_owned()))
+        };
+        assert_eq!(lengths("any").unwrap(), Some(LengthPolicy::Dynamic));
+        assert_eq!(graph_lengths(&env(&[])).unwrap(), None);
+        assert!(lengths("dynamic").is_err());
     }
 
     #[test]

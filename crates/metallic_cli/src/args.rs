@@ -5,12 +5,14 @@
 
 mod bench;
 mod groups;
+mod probe;
 mod values;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchSdpaArgs};
 pub(crate) use groups::{
     BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
 };
+pub(crate) use probe::ProbeArgs;
 pub(crate) use values::{IntList, LogitBias};
 
 use std::ffi::OsString;
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Parity(ParityArgs),
     /// Measure speed, as llama-bench does; `bench sdpa` measures attention alone
     Bench(Box<BenchArgs>),
+    /// Ask a device what no document says, for a report
+    Probe(ProbeArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -236,6 +240,10 @@ pub(crate) struct ParityArgs {
     /// Write the report as JSON; `-` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,
+    /// Where all of it passes, write the certificate that lets `auto` run graphs on this machine;
+    /// runs what models promise of their caches too
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) certify: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
 }
@@ -319,6 +327,7 @@ impl Command {
             | Command::Tokenize(_)
             | Command::Devices(_)
             | Command::Pull(_)
+            | Command::Probe(_)
             | Command::Completions(_) => None,
         }
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod bench_limits;
 mod bench_sdpa;
+mod certify;
 mod chat;
 mod chat_input;
 mod completions;
@@ -11,6 +12,7 @@ mod inspect;
 mod op;
 mod parity;
 mod perplexity;
+mod probe;
 #[cfg_attr(not(feature = "hub"), path = "commands/pull_without_hub.rs")]
 mod pull;
 mod run;
@@ -39,6 +41,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Some(BenchCommand::Limits(limits)) => bench_limits::run(limits),
             None => bench::run(&args),
         },
+        Command::Probe(args) => probe::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

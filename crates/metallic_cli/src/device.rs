@@ -1,14 +1,14 @@
 //! Opening the device a command runs on, with its policies and its notebook.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use metallic::Context;
-use metallic::config::process_env;
+use metallic::config::{self, process_env};
 use metallic::dispatch::Policies;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::metal::{MetalDevice, MetalOptions};
-use metallic_devices::{KINDS, Profile};
+use metallic_devices::{GraphOptions, KINDS, Profile, Terms};
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -25,18 +25,39 @@ pub(crate) fn open(args: &BackendArgs) -> Result<Context> {
     open_with(args, Vec::new())
 }
 
+/// As [`open`], for models: their own caches hold nothing but finite numbers, and their queries
+/// may be rounded to the type of the keys unless `exact`.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_for_model(args: &BackendArgs, exact: bool) -> Result<Context> {
+    open_on_terms(args, Terms::of_models(exact), Vec::new())
+}
+
 /// As [`open`], with listeners of the caller's own.
 ///
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -> Result<Context> {
+    open_on_terms(args, Terms::default(), listeners)
+}
+
+/// As [`open_with`], with what is promised of the data.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_on_terms(
+    args: &BackendArgs,
+    terms: Terms,
+    listeners: Vec<Box<dyn Exporter>>,
+) -> Result<Context> {
     let policies = policy::resolve(args, &process_env)?;
     let kind = device_kind(&args.device)?;
     if args.verbose {
         policy::describe(&policies);
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
-    let options = DeviceOptions { threads: args.threads, profile: args.profile };
+    let options = DeviceOptions { threads: args.threads, profile: args.profile, terms };
     let context = open_device(kind, options, policies, recorder)?;
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
@@ -49,6 +70,7 @@ pub(crate) fn open_with(args: &BackendArgs, listeners: Vec<Box<dyn Exporter>>) -
 pub(crate) struct DeviceOptions {
     threads: Option<usize>,
     profile: Option<Profile>,
+    terms: Terms,
 }
 
 /// The device of kind `kind`, one of [`KINDS`], with its kernels.
@@ -64,7 +86,8 @@ pub(crate) fn open_device(
     match kind {
         "metal" => {
             let profile = options.profile.unwrap_or_default();
-            let options = MetalOptions { profile, ..MetalOptions::default() };
+            let graph = graph_options(options.terms)?;
+            let options = MetalOptions { profile, graph, ..MetalOptions::default() };
             Ok(MetalDevice::context(options, policies, recorder)?)
         }
         _ => {
@@ -78,6 +101,28 @@ pub(crate) fn open_device(
         }
     }
 }
+
+/// How graphs are compiled here, by the environment.
+fn graph_options(terms: Terms) -> Result<GraphOptions> {
+    let dir = config::cache_dir(&process_env);
+    let within = |name: &str| dir.as_ref().map(|dir| dir.join(name));
+    let defaults = GraphOptions::default();
+    let lengths = config::graph_lengths(&process_env)?.unwrap_or(defaults.lengths);
+    let (packages, certificates) = (within("mpsgraph"), within(CERTIFICATES));
+    Ok(GraphOptions { terms, lengths, packages, certificates })
+}
+
+/// Where certificates lie.
+///
+/// # Errors
+/// [`Error::NoCacheDir`] without a home.
+pub(crate) fn certificates() -> Result<PathBuf> {
+    let dir = config::cache_dir(&process_env).ok_or(Error::NoCacheDir)?;
+    Ok(dir.join(CERTIFICATES))
+}
+
+/// The folder of certificates in the cache.
+const CERTIFICATES: &str = "certificates";
 
 /// The kind that `--device` names, as `cpu` or `cpu:0`.
 fn device_kind(name: &str) -> Result<&'static str> {

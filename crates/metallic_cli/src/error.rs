@@ -18,6 +18,12 @@ pub(crate) enum Error {
     NoPrompt,
     #[error("unknown device `{name}`; there are: {known}")]
     UnknownDevice { name: String, known: String },
+    #[error("certificates are for metal alone, and this ran on {device}; leave --certify out")]
+    NoCertificate { device: String },
+    #[error("there is no home directory for certificates; set METALLIC_CACHE_DIR")]
+    NoCacheDir,
+    #[error("cannot run a probe in a process of its own: {source}")]
+    Child { source: io::Error },
     #[error("limits can be measured on the cpu alone, not on {device}; leave --limits out")]
     NoLimits { device: String },
     #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]

@@ -15,11 +15,14 @@ pub struct GraphOptions {
     pub lengths: LengthPolicy,
     /// Where compiled executables are kept; `None` keeps none.
     pub packages: Option<PathBuf>,
+    /// Where certificates lie; without one for this machine, `auto` runs hand-written kernels.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Default for GraphOptions {
     fn default() -> Self {
-        Self { terms: Terms::default(), lengths: LengthPolicy::Bucketed, packages: None }
+        let (terms, lengths) = (Terms::default(), LengthPolicy::Bucketed);
+        Self { terms, lengths, packages: None, certificates: None }
     }
 }
 
@@ -43,6 +46,15 @@ pub enum Operands {
     /// f32 queries are rounded to the type of the keys, so that keys are read as they lie. What
     /// runtimes with an f16 cache do.
     KeyType,
+}
+
+impl Terms {
+    /// What holds for a model over its own cache, which is zero when it is made; `exact` keeps
+    /// queries in f32.
+    pub fn of_models(exact: bool) -> Self {
+        let operands = if exact { Operands::Exact } else { Operands::KeyType };
+        Self { hidden_keys: HiddenKeys::Finite, operands }
+    }
 }
 
 /// What is promised or allowed beyond what a graph says.

@@ -2,6 +2,7 @@
 //!
 //! This file holds the only gates for operating systems and devices.
 
+pub mod certificate;
 pub mod cpu;
 mod graph_options;
 #[cfg(any(target_os = "macos", objc_standin))]
@@ -9,6 +10,7 @@ pub mod metal;
 #[cfg(not(any(target_os = "macos", objc_standin)))]
 #[path = "metal_absent.rs"]
 pub mod metal;
+pub mod probe;
 pub mod process;
 mod profile;
 mod size_class;

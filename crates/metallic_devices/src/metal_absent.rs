@@ -5,6 +5,7 @@ use metallic::dispatch::Policies;
 use metallic::{Context, Error, Result};
 use metallic_instrumentation::Recorder;
 
+use crate::certificate::Machine;
 use crate::{GraphOptions, Profile};
 
 /// Whether this build has the device.
@@ -31,8 +32,37 @@ impl MetalDevice {
     /// # Errors
     /// [`Error::Device`], always.
     pub fn context(_: MetalOptions, _: Policies, _: Recorder) -> Result<Context> {
-        let device = DeviceId { kind: "metal", index: 0 };
-        let reason = "this build has no Metal device".to_owned();
-        Err(Error::Device { device, what: "open", reason })
+        Err(absent())
+    }
+}
+
+fn absent() -> Error {
+    let device = DeviceId { kind: "metal", index: 0 };
+    let reason = "this build has no Metal device".to_owned();
+    Error::Device { device, what: "open", reason }
+}
+
+/// Says that there is none.
+///
+/// # Errors
+/// [`Error::Device`], always.
+pub fn machine() -> Result<Machine> {
+    Err(absent())
+}
+
+/// Probes of a device that is not there.
+pub mod probe {
+    use super::{Result, absent};
+    use crate::probe::{Finding, Probe};
+
+    /// None.
+    pub const PROBES: &[Probe] = &[];
+
+    /// Says that there is no device.
+    ///
+    /// # Errors
+    /// [`metallic::Error::Device`], always.
+    pub fn run(_: &str) -> Result<Finding> {
+        Err(absent())
     }
 }

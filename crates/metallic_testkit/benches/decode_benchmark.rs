@@ -1,6 +1,8 @@
 //! One new token against a growing cache, at Qwen2.5 shapes, in every cache type.
 
 mod common;
+#[path = "common/kernels.rs"]
+mod kernels;
 
 use criterion::{criterion_group, criterion_main};
 use metallic_testkit::cases::sdpa::{SdpaCase, SdpaTypes};
@@ -12,7 +14,7 @@ fn decode(criterion: &mut criterion::Criterion) {
         for kv_len in [512, 4096, 32768] {
             for types in SdpaTypes::ALL {
                 let case = SdpaCase::new(1, heads, (1, kv_len), dim).causal();
-                common::time_kernels(&mut group, &ctx, &case, types);
+                kernels::time_kernels(&mut group, &ctx, &case, types);
             }
         }
     }

@@ -2,6 +2,8 @@
 //! CPU's; the name is the status document's.
 
 mod common;
+#[path = "common/kernels.rs"]
+mod kernels;
 
 use criterion::{criterion_group, criterion_main};
 use metallic::tensor::DType;
@@ -13,7 +15,7 @@ fn graph_against_legacy(criterion: &mut criterion::Criterion) {
     for (heads, dim) in [((14, 2), 64), ((12, 2), 128), ((28, 4), 128)] {
         for len in [128, 256, 512, 1024] {
             let case = SdpaCase::new(1, heads, (len, len), dim).causal();
-            common::time_kernels(&mut group, &ctx, &case, SdpaTypes::same(DType::F16));
+            kernels::time_kernels(&mut group, &ctx, &case, SdpaTypes::same(DType::F16));
         }
     }
     group.finish();

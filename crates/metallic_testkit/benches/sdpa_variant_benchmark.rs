@@ -1,6 +1,8 @@
 //! Every kernel of attention, in every element type, over the status document's matrix.
 
 mod common;
+#[path = "common/kernels.rs"]
+mod kernels;
 
 use criterion::{criterion_group, criterion_main};
 use metallic_testkit::cases::sdpa::seed;
@@ -10,7 +12,7 @@ fn variants(criterion: &mut criterion::Criterion) {
     let mut group = criterion.benchmark_group("sdpa_variants");
     for case in seed() {
         for &types in &case.types {
-            common::time_kernels(&mut group, &ctx, &case, types);
+            kernels::time_kernels(&mut group, &ctx, &case, types);
         }
     }
     group.finish();

@@ -48,7 +48,7 @@ impl Test {
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let tests = tests(args);
     let limits = args.limits.then(|| bench_limits::of(&args.backend)).transpose()?;
-    let ctx = device::open(&args.backend)?;
+    let ctx = device::open_for_model(&args.backend, args.context.exact)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
     let longest = tests.iter().map(|test| test.n_depth + test.tokens()).max().unwrap_or(0);
     let context = match args.context.ctx_size {

@@ -23,7 +23,7 @@ const HELP: &str = "/exit ends, /clear begins anew, /regen answers again, /help 
 /// Whatever is wrong with flags, model or device; a model without a chat template.
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
     let verbose = args.backend.verbose;
-    let ctx = device::open(&args.backend)?;
+    let ctx = device::open_for_model(&args.backend, args.context.exact)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, verbose)?;
     let config = loaded.model.config();
     let sampler = args.sampling.sampler(config.vocab)?;

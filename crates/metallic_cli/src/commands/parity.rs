@@ -12,6 +12,7 @@ use metallic_testkit::cases::block::blocks;
 use metallic_testkit::cases::sdpa::{SdpaTypes, minimum, quick, seed};
 use metallic_testkit::parity::{self, Progress, Report, Row, Target};
 
+use super::certify;
 use crate::args::ParityArgs;
 use crate::aside::Aside;
 use crate::device;
@@ -70,7 +71,7 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
         device::finish(ctx)?;
     }
     if report.passed() {
-        return Ok(());
+        return if args.certify { certify::run(args, &report) } else { Ok(()) };
     }
     Err(Error::Parity { failed: report.failed, cases: report.rows.len() })
 }
@@ -79,23 +80,28 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
 fn contexts(args: &ParityArgs) -> Result<Vec<(Backend, Context)>> {
     let mut contexts = Vec::new();
     for backend in Backend::ALL {
-        let mut ctx = device::open(&args.backend)?;
-        let mut policies = ctx.registry().policies().clone();
-        let asked = policies.choice(Sdpa::ID).0.policy;
+        let ctx = device::open(&args.backend)?;
+        let asked = ctx.registry().policies().choice(Sdpa::ID).0.policy;
         if asked != Policy::Auto && asked != Policy::Force(backend) {
             note!("{backend} is not run: only {asked} was asked for");
             continue;
         }
-        let source = PolicySource::Flag("metallic parity");
-        let choice = PolicyChoice { policy: Policy::Force(backend), source };
-        for op in [Sdpa::ID, AttentionBlock::ID, MlpBlock::ID] {
-            policies.ops.insert(op, choice.clone());
-        }
-        policies.required.remove(Sdpa::ID);
-        ctx.registry_mut().set_policies(policies);
-        contexts.push((backend, ctx));
+        contexts.push((backend, forced(ctx, backend)));
     }
     Ok(contexts)
+}
+
+/// `ctx` with `backend` demanded.
+pub(super) fn forced(mut ctx: Context, backend: Backend) -> Context {
+    let mut policies = ctx.registry().policies().clone();
+    let source = PolicySource::Flag("metallic parity");
+    let choice = PolicyChoice { policy: Policy::Force(backend), source };
+    for op in [Sdpa::ID, AttentionBlock::ID, MlpBlock::ID] {
+        policies.ops.insert(op, choice.clone());
+    }
+    policies.required.remove(Sdpa::ID);
+    ctx.registry_mut().set_policies(policies);
+    ctx
 }
 
 fn header(out: &mut impl Write) -> io::Result<()> {

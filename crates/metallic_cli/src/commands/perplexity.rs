@@ -25,7 +25,7 @@ const COMPARED_BYTES: usize = 32 << 20;
 /// Whatever is wrong with flags, files, model or device; a text of less than two tokens.
 pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
     let text = session::read_text(&args.file)?;
-    let mut ctx = device::open(&args.backend)?;
+    let mut ctx = device::open_for_model(&args.backend, args.context.exact)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
     let tokens = loaded.tokenizer.encode(&text, true, false)?;
     if tokens.len() < 2 {

@@ -21,7 +21,7 @@ use crate::{device, interrupt, session};
 pub(super) fn run(args: &RunArgs) -> Result<()> {
     let verbose = args.backend.verbose;
     let text = session::prompt_text(&args.prompt)?;
-    let ctx = device::open(&args.backend)?;
+    let ctx = device::open_for_model(&args.backend, args.context.exact)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, verbose)?;
     let mut sampler = args.sampling.sampler(loaded.model.config().vocab)?;
     let prompt = encode(args, &loaded, text.clone())?;

@@ -36,6 +36,7 @@ mod legacy;
 
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
+pub use graph::{machine, probe};
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};

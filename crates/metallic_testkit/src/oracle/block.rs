@@ -207,3 +207,72 @@ fn attend(problem: &BlockProblem, q: &[Estimate], k: &[Estimate], v: &[Estimate]
 pub(crate) fn band(case: &BlockCase) -> Band {
     case.window.map_or_else(Mask::causal, Mask::sliding_window).band
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::problem;
+    use crate::tolerance::{compare, of_estimates};
+
+    type Mistake = (&'static str, fn(&mut BlockProblem));
+
+    /// What a kernel may get wrong in attention.
+    const ATTENTION: [Mistake; 9] = [
+        ("pending left out", |p| p.pending = None),
+        ("no bias of v", |p| p.qkv[2].bias = None),
+        ("pairs of the other kind", |p| p.case.pairing = RopePairing::Interleaved),
+        ("positions of the first sequence for all", |p| {
+            let first = p.cos.len() / p.case.batch();
+            let (cos, sin) = (p.cos[..first].to_vec(), p.sin[..first].to_vec());
+            p.cos[first..].copy_from_slice(&cos);
+            p.sin[first..].copy_from_slice(&sin);
+        }),
+        ("norms of q and k exchanged", |p| {
+            if let Some(norms) = &mut p.qk_norm {
+                norms.swap(0, 1);
+            }
+        }),
+        ("weights of k and v exchanged", |p| p.qkv.swap(1, 2)),
+        ("the last live key unseen", |p| p.case.window = Some(1)),
+        ("a norm's weight of 1", |p| p.attn_norm.fill(1.0)),
+        ("one cached value of many", |p| p.v_cache[..8].fill(4.0)),
+    ];
+
+    const MLP: [Mistake; 3] = [
+        ("pending left out", |p| p.pending = None),
+        ("gate and up exchanged", |p| p.gate_up.swap(0, 1)),
+        ("a norm's weight of 1", |p| p.ffn_norm.fill(1.0)),
+    ];
+
+    #[test]
+    fn bounds_tell_a_wrong_block_from_a_right_one() {
+        let case = || BlockCase::new(9, 3).and(4);
+        let features = BlockCase { qk_norm: true, ..case() };
+        let quantized = features.clone().types([DType::Q8_0; 2], DType::Q8_0).quantized();
+        for case in [features, quantized] {
+            let right = problem(&case);
+            let judge = |want: &[Estimate], got: &[Estimate], what: &str| {
+                let (want, bounds) = of_estimates(want);
+                assert!(compare(&want, &want, &bounds).passed(), "{case}");
+                let got = of_estimates(got).0;
+                assert!(!compare(&got, &want, &bounds).passed(), "{case}: {what} goes unseen");
+            };
+            let all = |reference: AttentionReference| {
+                let AttentionReference { x, k_cache, v_cache, out } = reference;
+                [x, k_cache, v_cache, out].concat()
+            };
+            for (what, mistake) in ATTENTION {
+                let mut wrong = right.clone();
+                mistake(&mut wrong);
+                judge(&all(attention_block(&right)), &all(attention_block(&wrong)), what);
+                // The result alone shows it too.
+                judge(&attention_block(&right).out, &attention_block(&wrong).out, what);
+            }
+            for (what, mistake) in MLP {
+                let mut wrong = right.clone();
+                mistake(&mut wrong);
+                judge(&mlp_block(&right)[1], &mlp_block(&wrong)[1], what);
+            }
+        }
+    }
+}

@@ -171,9 +171,9 @@ mod tests {
         let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
         assert!((0.05..1.0).contains(&mean), "{mean}");
         assert!(ratios.iter().all(|ratio| *ratio < 5.0));
-        // Rounding to 8 bits costs five orders of magnitude more.
+        // Rounding to 8 bits, by 2^-8 of the largest of 32, costs three orders of magnitude more.
         let rounded = linear(&exact(&wide(&x)), &Matrix { rounds_input: true, ..matrix });
-        assert!(rounded.iter().zip(&want).all(|(a, b)| a.sigma > 1e4 * b.sigma));
+        assert!(rounded.iter().zip(&want).all(|(a, b)| a.sigma > 1e3 * b.sigma));
     }
 
     #[test]

@@ -143,13 +143,16 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     format!("panicked: {}", text.unwrap_or("without a text"))
 }
 
-/// How every executable is compiled. The default level may place work on the Neural Engine, with
-/// other arithmetic, and compilation would go on after the call.
-pub(super) fn descriptor(macos_26: bool) -> Retained<MPSGraphCompilationDescriptor> {
+/// How executables are compiled: at level 0, since the default level may place work on the Neural
+/// Engine, with other arithmetic; and before the call returns.
+pub(super) fn descriptor(
+    level: MPSGraphOptimization,
+    macos_26: bool,
+) -> Retained<MPSGraphCompilationDescriptor> {
     // SAFETY: setters of plain values; the last one exists from macOS 26.
     unsafe {
         let descriptor = MPSGraphCompilationDescriptor::new();
-        descriptor.setOptimizationLevel(MPSGraphOptimization::Level0);
+        descriptor.setOptimizationLevel(level);
         descriptor.setWaitForCompilationCompletion(true);
         if macos_26 && available!(macos = 26.0, ..) {
             descriptor.setReducedPrecisionFastMath(MPSGraphReducedPrecisionFastMath::None);
@@ -158,11 +161,11 @@ pub(super) fn descriptor(macos_26: bool) -> Retained<MPSGraphCompilationDescript
     }
 }
 
-fn executable(
+pub(super) fn executable(
     device: &Retained<ProtocolObject<dyn MTLDevice>>,
     lowered: &Lowered,
 ) -> Result<(Compiled, Order)> {
-    let Lowered { emitter, feeds, outputs, macos_26 } = lowered;
+    let Lowered { emitter, feeds, outputs, level, macos_26 } = lowered;
     let keys: Vec<&MPSGraphTensor> = feeds.iter().map(|(_, value)| &*value.tensor).collect();
     let types: Vec<Retained<MPSGraphShapedType>> =
         feeds.iter().map(|(_, value)| shaped_type(value)).collect();
@@ -177,7 +180,7 @@ fn executable(
                 &NSDictionary::from_retained_objects(&keys, &types),
                 &NSArray::from_slice(&targets),
                 None,
-                Some(&descriptor(*macos_26)),
+                Some(&descriptor(*level, *macos_26)),
             )
     };
     // SAFETY: getters.

@@ -20,6 +20,8 @@ mod lower;
 mod package;
 mod platform;
 mod positions;
+mod preference;
+pub mod probe;
 mod quirks;
 mod run;
 mod value;
@@ -28,16 +30,20 @@ pub(crate) use executor::MpsGraphExecutor;
 pub(crate) use form::Form;
 pub(crate) use platform::Platform;
 
+use std::sync::Arc;
+
+use metallic::Result;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 use metallic::graph::Cached;
-use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel, SdpaGraphKernel};
 use metallic::op::Sdpa;
+use metallic::segment::{AttentionBlock, MlpBlock};
 use metallic_instrumentation::Recorder;
 use objc2::Message;
 
 use super::device::MetalDevice;
 use crate::GraphOptions;
-use std::sync::Arc;
+use crate::certificate::{Certificate, Machine};
 
 /// Registers the graphs of the GPU: attention as MPSGraph's own op where that can be, composed
 /// of its plain ops elsewhere. Why the first is not taken stands in the choice's reason.
@@ -47,14 +53,42 @@ pub(super) fn register(
     options: &GraphOptions,
     recorder: &Recorder,
 ) {
-    for (variant, form) in
-        [("SdpaMpsGraphOp", Form::Native), ("SdpaMpsGraphOp-decomposed", Form::Decomposed)]
-    {
-        let platform = Platform::of(device.identity());
+    let platform = Platform::of(device.identity());
+    for (form, attention, block) in [
+        (Form::Native, "SdpaMpsGraphOp", "AttentionBlockMpsGraphOp"),
+        (Form::Decomposed, "SdpaMpsGraphOp-decomposed", "AttentionBlockMpsGraphOp-decomposed"),
+    ] {
         let (raw, metal) = (device.raw().retain(), device.metal().clone());
-        let (options, recorder) = (options.clone(), recorder.clone());
-        let executor = MpsGraphExecutor::new(raw, metal, platform, form, options, recorder);
-        let kernel = Cached::<Sdpa, _>::new(SdpaGraphKernel, Arc::new(executor));
-        registry.register(Backend::Graph, variant, kernel);
+        let (platform, options) = (platform.clone(), options.clone());
+        let executor = MpsGraphExecutor::new(raw, metal, platform, form, options, recorder.clone());
+        let executor = Arc::new(executor);
+        let kernel = Cached::<Sdpa, _>::new(SdpaGraphKernel, executor.clone());
+        registry.register(Backend::Graph, attention, kernel);
+        let kernel = Cached::<AttentionBlock, _>::new(AttentionBlockGraphKernel, executor.clone());
+        registry.register(Backend::Graph, block, kernel);
+        if form == Form::Native {
+            // There is no attention in it, so either executor would do.
+            let kernel = Cached::<MlpBlock, _>::new(MlpBlockGraphKernel, executor);
+            registry.register(Backend::Graph, "MlpBlockMpsGraphOp", kernel);
+        }
     }
+    let machine = platform.machine();
+    let certified =
+        options.certificates.as_deref().is_some_and(|dir| Certificate::holds(dir, &machine));
+    if certified {
+        registry.prefer::<Sdpa>(preference::certified);
+        registry.prefer::<AttentionBlock>(preference::certified_block);
+    } else {
+        registry.prefer::<Sdpa>(preference::uncertified);
+        registry.prefer::<AttentionBlock>(preference::uncertified_block);
+    }
+}
+
+/// The system and GPU at hand, as certificates and reports name them.
+///
+/// # Errors
+/// [`metallic::Error::Device`] when there is no GPU.
+pub fn machine() -> Result<Machine> {
+    let device = MetalDevice::new(super::MetalOptions::default(), Recorder::disabled())?;
+    Ok(Platform::of(device.identity()).machine())
 }

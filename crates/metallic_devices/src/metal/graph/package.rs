@@ -16,6 +16,7 @@ use objc2::{AnyThread, msg_send};
 use objc2_foundation::{NSString, NSURL};
 use objc2_metal_performance_shaders_graph::{
     MPSGraphDeploymentPlatform, MPSGraphExecutable, MPSGraphExecutableSerializationDescriptor,
+    MPSGraphOptimization,
 };
 
 use super::compile::descriptor;
@@ -85,7 +86,7 @@ impl Packages {
 
     fn read(&self, package: &Path) -> Option<Retained<MPSGraphExecutable>> {
         let url = url(package)?;
-        let descriptor = descriptor(self.macos_26);
+        let descriptor = descriptor(MPSGraphOptimization::Level0, self.macos_26);
         let executable: Allocated<MPSGraphExecutable> = MPSGraphExecutable::alloc();
         // SAFETY: the selector and the types are those of the bindings, which call the result
         // non-null where Apple's documentation says nil for a package that cannot be read.

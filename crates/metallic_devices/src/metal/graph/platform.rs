@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::certificate::Machine;
 use crate::metal::description::Identity;
 
 /// What executables, quirks and certificates are tied to.
@@ -23,6 +24,13 @@ impl Platform {
         let (version, build) = parse(&identity.os);
         let Identity { name, apple_family, .. } = identity;
         Self { version, build, chip: name.clone(), apple_family: *apple_family }
+    }
+
+    /// The words of certificates and reports.
+    pub(crate) fn machine(&self) -> Machine {
+        let (major, minor) = self.version;
+        let (build, chip) = (self.build.clone(), self.chip.clone());
+        Machine { os: format!("macOS {major}.{minor}"), build, chip }
     }
 
     /// Whether the system is at least `major`.

@@ -20,6 +20,7 @@ use metallic::Result;
 use metallic::graph::{Dim, Graph, Input, KvAppendNode, Node, NodeId, SdpaNode, Update};
 use metallic::tensor::DType;
 use objc2_metal_performance_shaders::MPSDataType;
+use objc2_metal_performance_shaders_graph::MPSGraphOptimization;
 
 use super::emit::Emitter;
 use super::form::Form;
@@ -91,6 +92,8 @@ pub(crate) struct Lowered {
     pub(crate) feeds: Vec<(Slot, Value)>,
     /// Its results.
     pub(crate) outputs: Vec<(Made, Value)>,
+    /// How far it is optimised.
+    pub(crate) level: MPSGraphOptimization,
     /// Whether the system is macOS 26 or newer.
     pub(crate) macos_26: bool,
 }
@@ -144,7 +147,8 @@ pub(crate) fn lower(graph: &Graph, target: Target) -> Result<Lowered> {
         outputs.push(lowering.update(update)?);
     }
     let Lowering { emitter, feeds, .. } = lowering;
-    Ok(Lowered { emitter, feeds, outputs, macos_26: target.macos_26 })
+    let level = MPSGraphOptimization::Level0;
+    Ok(Lowered { emitter, feeds, outputs, level, macos_26: target.macos_26 })
 }
 
 impl Lowering<'_> {
