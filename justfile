@@ -29,6 +29,10 @@ parity *flags:
 models *flags:
     scripts/test-models {{ flags }}
 
+# The Metal device on Linux, under stand-ins (--quick or --full)
+softmetal *flags:
+    scripts/test-softmetal {{ flags }}
+
 # Make the reference values again (bench/peers/setup and scripts/fetch-models first)
 golden:
     {{ peers }} bench/peers/reference_nll.py crates/metallic_models/tiny/metallic-tiny-q8_0.gguf --check crates/metallic_models/tiny/golden.json

@@ -44,7 +44,9 @@ fn one(op: Unary, x: f32) -> f32 {
         Unary::Relu => x.max(0.0),
         Unary::Floor => x.floor(),
         Unary::Round => x.round_ties_even(),
-        Unary::IsNan | Unary::IsInfinite | Unary::IsFinite | Unary::Not => abort!("{op:?} gives no number"),
+        Unary::IsNan | Unary::IsInfinite | Unary::IsFinite | Unary::Not => {
+            abort!("{op:?} gives no number")
+        }
     }
 }
 

@@ -5,8 +5,11 @@
 #![allow(clippy::undocumented_unsafe_blocks, clippy::print_stderr)]
 
 mod aborts;
+mod compute;
+mod faults;
 mod foundation;
 mod graph;
+mod matrix;
 mod metal;
 mod runtime;
 

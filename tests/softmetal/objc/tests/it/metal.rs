@@ -17,17 +17,17 @@ use objc2_metal::{
 
 use crate::aborts::aborts;
 
-type Device = Retained<ProtocolObject<dyn MTLDevice>>;
-type Queue = Retained<ProtocolObject<dyn MTLCommandQueue>>;
-type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
+pub(crate) type Device = Retained<ProtocolObject<dyn MTLDevice>>;
+pub(crate) type Queue = Retained<ProtocolObject<dyn MTLCommandQueue>>;
+pub(crate) type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
 
-fn device() -> (Device, Queue) {
+pub(crate) fn device() -> (Device, Queue) {
     let device = MTLCreateSystemDefaultDevice().unwrap();
     let queue = device.newCommandQueue().unwrap();
     (device, queue)
 }
 
-fn buffer(device: &Device, bytes: &[u8]) -> Buffer {
+pub(crate) fn buffer(device: &Device, bytes: &[u8]) -> Buffer {
     let pointer = NonNull::from(bytes).cast();
     unsafe {
         device.newBufferWithBytes_length_options(
@@ -39,7 +39,7 @@ fn buffer(device: &Device, bytes: &[u8]) -> Buffer {
     .unwrap()
 }
 
-fn read(buffer: &Buffer) -> Vec<u8> {
+pub(crate) fn read(buffer: &Buffer) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(buffer.contents().cast::<u8>().as_ptr(), buffer.length()) }
         .to_vec()
 }
