@@ -69,11 +69,11 @@ def compile_kernel(file, defines):
     return code.raw
 
 
-def defines_of(dtype, head_dim, v_dim, mask=None, softcap=None, **tuning):
+def defines_of(dtype, head_dim, v_dim, mask=None, softcap=None, kv=None, **tuning):
     """The macros of a call: types, widths, mask tensor, softcap, and the tile sizes."""
     types = {"float32": 0, "float16": 1, "bfloat16": 2, "bool": 3}
     name = lambda t: types[str(t).removeprefix("torch.")]
-    defines = {"QT": name(dtype), "KT": name(dtype), "VT": name(dtype)}
+    defines = {"QT": name(dtype), "KT": name(kv or dtype), "VT": name(kv or dtype)}
     defines |= {"HEAD_DIM": head_dim, "V_DIM": v_dim, "SOFTCAP": int(softcap is not None)}
     if mask is not None:
         kind = name(mask)
@@ -180,7 +180,7 @@ def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **
     """A launcher of sdpa_decode.cu for these tensors."""
     head_dim, v_dim = q.shape[3], v.shape[3]
     tuning = dict(WARPS=warps, STAGES=stages, CLUSTER=cluster) | ({"L2_HINT": hint} if hint else {})
-    defines = defines_of(q.dtype, head_dim, v_dim, **options_of(kw), **tuning)
+    defines = defines_of(q.dtype, head_dim, v_dim, kv=k.dtype, **options_of(kw), **tuning)
     ring = warps * stages * 16 * (head_dim * 2 + 16 + v_dim * 2 + 16)
     shared = max(ring, (warps + 1) * 16 * (v_dim + 4) * 4)
     function = driver.function("sdpa_decode.cu", defines, "sdpa_decode", shared, cluster > 8)
@@ -201,8 +201,9 @@ def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **
 def prefill(driver, q, k, v, out, warps, keys, **kw):
     """A launcher of sdpa_prefill.cu."""
     head_dim, v_dim = q.shape[3], v.shape[3]
-    defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, KEYS=keys, **options_of(kw))
-    shared = (warps * 16 + 2 * keys) * (head_dim * 2 + 16) + 2 * keys * (v_dim * 2 + 16)
+    defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, KEYS=keys, kv=k.dtype, **options_of(kw))
+    parts = 1 if q.dtype == k.dtype else 2 + (k.dtype == driver.torch.bfloat16)
+    shared = (parts * warps * 16 + 2 * keys) * (head_dim * 2 + 16) + 2 * keys * (v_dim * 2 + 16)
     function = driver.function("sdpa_prefill.cu", defines, "sdpa_prefill", shared)
     call = call_of(q, k, v, out, **kw)
     grid = (call.q_heads, -(-call.q_len // (warps * 16)), call.batch)

@@ -35,6 +35,12 @@ typedef long long i64;
 #ifndef L2_HINT
 #define L2_HINT ".L2::128B"
 #endif
+// f32 queries meet keys of two bytes as a sum of this many parts in the keys' type, and so do weights
+// and values: 2 parts of f16 hold 22 bits, 3 of bf16 hold 24.
+#define PARTS (QT != 0 ? 1 : KT == 2 ? 3 : 2)
+// With parts, weights are larger by this power of two, so that the lower parts are no subnormals.
+#define WEIGHT_SHIFT (QT == 0 && KT == 1 ? 12.0f : 0.0f)
+
 #define LOG2E 1.4426950408889634f
 #define NEG_INF (__int_as_float(0xff800000))
 
@@ -101,6 +107,26 @@ __device__ __forceinline__ u32 pack2(float low, float high) {
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     }
     return packed;
+}
+
+template <int TYPE>
+__device__ __forceinline__ float low_of(u32 packed) {
+    return TYPE == 2 ? __uint_as_float(packed << 16) : half_to_float(static_cast<u16>(packed));
+}
+
+template <int TYPE>
+__device__ __forceinline__ float high_of(u32 packed) {
+    return TYPE == 2 ? __uint_as_float(packed & 0xffff0000u) : half_to_float(static_cast<u16>(packed >> 16));
+}
+
+// Two floats as `PARTS` registers of two elements whose sum they are.
+__device__ __forceinline__ void split2(float low, float high, u32 (&parts)[PARTS]) {
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        parts[part] = pack2<KT>(low, high);
+        low -= low_of<KT>(parts[part]);
+        high -= high_of<KT>(parts[part]);
+    }
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {

@@ -229,9 +229,9 @@ __device__ __forceinline__ void raise(const float (&score)[KEYS / 2], Rows& rows
 __device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weight)[KEYS / 4], float (&sum)[HEAD_DIM / 2], Rows& rows,
                                       const float (&base_line)[2], const float (&shrink)[2], float scale) {
     float all[2][2] = {};
-    constexpr int PARTS = KEYS / 8, SUMS = HEAD_DIM / 2;
+    constexpr int STEPS = KEYS / 8, SUMS = HEAD_DIM / 2;
 #pragma unroll
-    for (int j = 0; j < PARTS; ++j) {
+    for (int j = 0; j < STEPS; ++j) {
         float x[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -242,7 +242,7 @@ __device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weig
         weight[j * 2 + 1] = pack2<QT>(x[2], x[3]);
 #pragma unroll
         for (int n = 0; n < SUMS; ++n) {
-            if (n * PARTS / SUMS == j) sum[n] *= shrink[n / 2 % 2];
+            if (n * STEPS / SUMS == j) sum[n] *= shrink[n / 2 % 2];
         }
     }
 #pragma unroll

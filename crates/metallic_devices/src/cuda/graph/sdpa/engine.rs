@@ -38,6 +38,8 @@ pub(super) struct Abilities {
     pub head_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
+    /// Parts a query is multiplied in.
+    pub parts: usize,
     /// Whether later queries see more keys than earlier ones.
     pub causal: bool,
 }
@@ -77,7 +79,8 @@ impl Engine {
                 ring.max((warps + 1) * PACKED_ROWS * (v_dim + 4) * 4)
             }
             Engine::Prefill { warps, keys } => {
-                warps * 16 * (head_dim * 2 + 16) + 2 * keys * abilities.row_bytes()
+                let queries = abilities.parts * warps * 16 * (head_dim * 2 + 16);
+                queries + 2 * keys * abilities.row_bytes()
             }
             Engine::Hopper { groups, keys, .. } => {
                 2 * groups * 64 * head_dim * 2 + 2 * HOPPER_STAGES * keys * head_dim * 2
@@ -215,6 +218,7 @@ mod tests {
         plain: true,
         head_dim: 64,
         v_dim: 64,
+        parts: 1,
         causal: true,
     };
 
