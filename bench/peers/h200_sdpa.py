@@ -57,12 +57,14 @@ def choose(driver, q, k, causal):
     if not wide and max(q_len, kv_len) <= 128:
         return cuda.prefill, dict(warps=4, keys=64)
     pieces = batch * q_heads * -(-q_len // 64)
+    small = (pieces <= 2 * processors and q_len <= 256) or (causal and q_len <= 128)
     if not wide:
         groups, keys = (1, 128) if q_len < 2048 else (2, 192)
     else:
-        groups, keys = (1, 64) if pieces <= 2 * processors and q_len <= 256 else (2, 128)
+        groups, keys = (1, 64) if small else (2, 128)
     blocks = -(-q_len // (64 * groups))
-    waves = max(1, min(batch * q_heads, 512 // blocks)) if causal else 1
+    cached = batch * kv_heads * kv_len * width * 4 <= 16 << 20
+    waves = max(1, min(batch * q_heads, batch * q_heads if cached else 512 // blocks)) if causal else 1
     return cuda.prefill_sm90, dict(groups=groups, keys=keys, stages=2, waves=waves)
 
 

@@ -130,6 +130,9 @@ const PORTABLE_CLUSTER: usize = 8;
 /// Pieces of causal work in a wave: enough to level out, few enough for the cache.
 const WAVE: usize = 512;
 
+/// Keys and values, in bytes, that stay in the second-level cache whatever the order.
+const CACHED: usize = 16 << 20;
+
 /// The kernel for a call.
 pub(super) fn choose(lengths: Lengths, abilities: Abilities) -> Engine {
     let engine = if !abilities.plain {
@@ -192,17 +195,23 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
 fn hopper(lengths: Lengths, abilities: Abilities) -> Engine {
     let Lengths { batch, q_heads, q_len, kv_len, .. } = lengths;
     let heads = batch * q_heads;
-    let small_pieces = heads * q_len.div_ceil(64);
+    let pieces = heads * q_len.div_ceil(64);
+    // Two blocks of 64 queries run at once on a multiprocessor.
+    let at_once = pieces <= 2 * abilities.multiprocessors && q_len <= 256;
     let (groups, keys) = match abilities.wide() {
         false if q_len.max(kv_len) <= 128 => return prefill(abilities),
         false if q_len < 2048 => (1, 128),
         false => (2, 192),
-        // Two blocks of 64 queries run at once on a multiprocessor.
-        true if small_pieces <= 2 * abilities.multiprocessors && q_len <= 256 => (1, 64),
+        true if at_once || abilities.causal && q_len <= 128 => (1, 64),
         true => (2, 128),
     };
     let blocks = q_len.div_ceil(64 * groups);
-    let heads_per_wave = if abilities.causal { (WAVE / blocks).clamp(1, heads.max(1)) } else { 1 };
+    let kv_bytes = batch * lengths.kv_heads * kv_len * (abilities.head_dim + abilities.v_dim) * 2;
+    let heads_per_wave = match abilities.causal {
+        false => 1,
+        true if kv_bytes <= CACHED => heads.max(1),
+        true => (WAVE / blocks).clamp(1, heads.max(1)),
+    };
     Engine::Hopper { groups, keys, heads_per_wave }
 }
 
@@ -265,6 +274,11 @@ mod tests {
         assert_eq!(choose(lengths, masked), Engine::Prefill { warps: 4, keys: 64 });
         let older = Abilities { hopper: false, ..H200 };
         assert_eq!(choose(lengths, older), Engine::Prefill { warps: 4, keys: 64 });
+        let wide = Abilities { head_dim: 128, v_dim: 128, causal: false, ..H200 };
+        assert_eq!(
+            choose(lengths, wide),
+            Engine::Hopper { groups: 2, keys: 128, heads_per_wave: 1 }
+        );
         let odd = Abilities { plain: false, ..H200 };
         assert_eq!(choose(lengths, odd), Engine::Exact);
     }
