@@ -44,11 +44,12 @@ def choose(driver, q, k, causal):
         room = max(1, processors // heads)
         few, many = kv_len <= 1024, room == 1
         warps = 4 if (few and not many) or (many and wide) else 8
-        stages = 3 if warps == 8 and not wide else 2
         steps = max(1, -(-kv_len // (warps * 16)))
+        one = not few and kv_len <= 8192 and power(room) >= 16
+        stages = 2 if wide or few or one else 3
         if few:
             splits = cluster = min(power(room), 8, power(steps))
-        elif kv_len <= 8192 and power(room) >= 16:
+        elif one:
             splits = cluster = 16
         else:
             splits = min(power(room), 32, steps)

@@ -176,10 +176,10 @@ def options_of(kw):
                 softcap=kw.get("softcap"))
 
 
-def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **kw):
+def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, **kw):
     """A launcher of sdpa_decode.cu for these tensors."""
     head_dim, v_dim = q.shape[3], v.shape[3]
-    tuning = dict(WARPS=warps, STAGES=stages, CLUSTER=cluster) | ({"L2_HINT": hint} if hint else {})
+    tuning = dict(WARPS=warps, STAGES=stages, CLUSTER=cluster)
     defines = defines_of(q.dtype, head_dim, v_dim, kv=k.dtype, **options_of(kw), **tuning)
     ring = warps * stages * 16 * (head_dim * 2 + 16 + v_dim * 2 + 16)
     shared = max(ring, (warps + 1) * 16 * (v_dim + 4) * 4)

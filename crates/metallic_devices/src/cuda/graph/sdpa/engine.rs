@@ -168,9 +168,9 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
     let many_heads = room == 1;
     // Narrow heads want more warps to a block, wide ones more blocks to a multiprocessor.
     let warps = if few && !many_heads || many_heads && wide { 4 } else { 8 };
-    let stages = if warps == 8 && !wide { 3 } else { 2 };
     let steps = lengths.kv_len.div_ceil(warps * 16).max(1);
     let one_cluster = hopper && !few && lengths.kv_len <= CLUSTER_KEYS && power >= 16;
+    let stages = if wide || few || one_cluster { 2 } else { 3 };
     let (splits, cluster) = if few {
         let splits = power.min(PORTABLE_CLUSTER).min(1 << steps.ilog2());
         (splits, splits)
