@@ -138,7 +138,7 @@ pub(crate) struct PerplexityArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// Path, folder or hub name; without it the embedded model
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "random_weights"])]
     pub(crate) path: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -250,7 +250,7 @@ pub(crate) struct ParityArgs {
     pub(crate) quick: bool,
     /// Compare every op but attention with the CPU's plain loops, instead of attention with the
     /// oracle
-    #[arg(long, conflicts_with_all = ["quick", "json"])]
+    #[arg(long, conflicts_with = "json")]
     pub(crate) ops: bool,
     /// Write the report as JSON; `-` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -47,6 +47,10 @@ pub(crate) fn open_with(
     args: &ModelArgs,
     map: &dyn Fn(&Path) -> metallic::Result<HostBytes>,
 ) -> Result<ModelFiles> {
+    if let Some(config) = &args.random_weights {
+        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        return Ok(ModelFiles::random(&bytes, args.weights_seed, args.weights_type)?);
+    }
     let Some(path) = locate(args)? else { return Ok(tiny::model()?) };
     let map = |path: &Path| {
         // The reader asks for optional files and must learn that one is not there.

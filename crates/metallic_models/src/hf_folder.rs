@@ -183,6 +183,7 @@ impl HfFolder {
     }
 }
 
-fn parse_object(name: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
+/// The JSON object in the bytes of the file `name`.
+pub(crate) fn parse_object(name: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
     serde_json::from_slice(bytes).map_err(|source| Error::Json { file: name.to_owned(), source })
 }

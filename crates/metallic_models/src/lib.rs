@@ -25,6 +25,7 @@ pub mod sampler;
 pub mod tiny;
 
 mod error;
+mod random_model;
 mod tensors;
 
 pub use error::{BoxedError, Error, Result, TensorProblem};

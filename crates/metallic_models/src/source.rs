@@ -1,17 +1,19 @@
-//! A model wherever its files come from: a GGUF file, a Hugging Face folder, embedded bytes.
+//! A model wherever it comes from: a GGUF file, a Hugging Face folder, embedded bytes, a seed.
 //!
 //! Not: what is computed from it. Tensors have GGUF's names in both cases.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use metallic::tensor::HostBytes;
+use metallic::tensor::{DType, HostBytes};
 
 use crate::chat_template::ChatTemplate;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata};
-use crate::hf_folder::{HfFolder, MapFile};
+use crate::hf_folder::{HfFolder, MapFile, parse_object};
+use crate::random_model;
 use crate::tensors::{TensorInfo, TensorTable};
+use crate::tiny;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::config::ModelConfig;
 
@@ -27,6 +29,7 @@ pub struct ModelFiles {
 enum Files {
     Gguf(Box<GgufFile>),
     Hf(Box<HfFolder>),
+    Random(Box<TensorTable>),
 }
 
 impl ModelFiles {
@@ -79,6 +82,19 @@ impl ModelFiles {
         Ok(Self { files: Files::Hf(Box::new(folder)), config, name })
     }
 
+    /// Random weights in the shape that the bytes of a `config.json` describe, the same for a seed on
+    /// every machine, stored as `dtype` or as the configuration says. For speed and comparisons: its
+    /// tokenizer is the embedded model's.
+    ///
+    /// # Errors
+    /// [`Error::Json`] for bytes that are no object; as [`ModelConfig::from_hf`].
+    pub fn random(config: &[u8], seed: u64, dtype: Option<DType>) -> Result<Self> {
+        let config = parse_object("config.json", config)?;
+        let (config, tensors) = random_model::generate(&config, seed, dtype)?;
+        let name = format!("random {} (seed {seed})", config.architecture);
+        Ok(Self { files: Files::Random(Box::new(tensors)), config, name })
+    }
+
     /// The shape of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -89,11 +105,12 @@ impl ModelFiles {
         &self.name
     }
 
-    /// `gguf` or `safetensors`.
+    /// `gguf`, `safetensors` or `random weights`.
     pub fn format(&self) -> &'static str {
         match self.files {
             Files::Gguf(_) => "gguf",
             Files::Hf(_) => "safetensors",
+            Files::Random(_) => "random weights",
         }
     }
 
@@ -102,6 +119,7 @@ impl ModelFiles {
         match &self.files {
             Files::Gguf(file) => file.tensor_table(),
             Files::Hf(folder) => folder.tensor_table(),
+            Files::Random(tensors) => tensors,
         }
     }
 
@@ -130,6 +148,7 @@ impl ModelFiles {
         let tokenizer = match &self.files {
             Files::Gguf(file) => Tokenizer::from_gguf(file.metadata())?,
             Files::Hf(folder) => Tokenizer::from_hf(folder)?,
+            Files::Random(_) => tiny::model()?.tokenizer()?,
         };
         if tokenizer.vocab_size() > self.config.vocab {
             return Err(Error::BadValue {
@@ -149,6 +168,7 @@ impl ModelFiles {
         match &self.files {
             Files::Gguf(file) => ChatTemplate::from_gguf(file.metadata(), tokenizer),
             Files::Hf(folder) => ChatTemplate::from_hf(folder, tokenizer),
+            Files::Random(_) => tiny::model()?.chat_template(tokenizer),
         }
     }
 
@@ -156,7 +176,7 @@ impl ModelFiles {
     pub fn gguf_metadata(&self) -> Option<&Metadata> {
         match &self.files {
             Files::Gguf(file) => Some(file.metadata()),
-            Files::Hf(_) => None,
+            Files::Hf(_) | Files::Random(_) => None,
         }
     }
 
@@ -165,6 +185,7 @@ impl ModelFiles {
         match &self.files {
             Files::Gguf(file) => file.file_bytes(),
             Files::Hf(folder) => folder.weight_bytes(),
+            Files::Random(tensors) => tensors.bytes(),
         }
     }
 

@@ -8,11 +8,20 @@ use metallic::tensor::DType;
 
 use super::{LogitBias, values};
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArgs {
     /// File, folder or hub name (org/repo[:file or quantisation]); without it the embedded model
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: Option<String>,
+    /// Random weights in the shape of this config.json, for speed and comparisons
+    #[arg(long, value_name = "CONFIG", value_hint = ValueHint::FilePath, conflicts_with = "model")]
+    pub(crate) random_weights: Option<PathBuf>,
+    /// Seed of --random-weights: the same weights on every machine
+    #[arg(long, value_name = "N", default_value = "0", requires = "random_weights")]
+    pub(crate) weights_seed: u64,
+    /// Type of --random-weights, as f16 or q4_k [default: the configuration's]
+    #[arg(long, value_name = "TYPE", requires = "random_weights")]
+    pub(crate) weights_type: Option<DType>,
 }
 
 #[derive(Debug, Args)]

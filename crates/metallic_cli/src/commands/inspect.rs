@@ -21,7 +21,7 @@ const VALUE_CHARS: usize = 60;
 /// # Errors
 /// No model, or whatever is wrong with its files.
 pub(super) fn run(args: InspectArgs) -> Result<()> {
-    let model = ModelArgs { model: args.path.or(args.model.model) };
+    let model = ModelArgs { model: args.path.or(args.model.model.clone()), ..args.model };
     let files = model::open(&model)?;
     let config = files.config();
     let context = match args.context.ctx_size {

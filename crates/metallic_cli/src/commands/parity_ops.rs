@@ -24,7 +24,7 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
     let target = device::open(&args.backend)?;
     let mut out = io::stdout().lock();
     let mut broken = None;
-    let rows = ops::run(&reference, &target, &mut |row| {
+    let rows = ops::run(&reference, &target, args.quick, &mut |row| {
         if (args.backend.verbose || row.failure.is_some()) && broken.is_none() {
             broken = print_row(&mut out, row).err();
         }

@@ -40,6 +40,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("convert"),
     source!("embedding"),
     source!("gemv"),
+    source!("gemv_i8"),
     source!("kv_append"),
     source!("rms_norm"),
     source!("rope"),

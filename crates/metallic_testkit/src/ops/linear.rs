@@ -17,8 +17,9 @@ const ROWS: [usize; 8] = [1, 2, 3, 7, 8, 9, 64, 130];
 
 /// All weight types, shapes with and without whole tiles, with and without a bias.
 pub(super) fn linear(duel: &mut Duel<'_>) {
+    let shapes = [(300, 512), (1027, 256), (64, 4864)];
     for dtype in weight_types() {
-        for (n, k) in [(300, 512), (1027, 256), (64, 4864)] {
+        for &(n, k) in &shapes[..if duel.quick { 1 } else { shapes.len() }] {
             products(duel, dtype, n, k);
         }
         if !dtype.is_quantized() {
@@ -29,7 +30,8 @@ pub(super) fn linear(duel: &mut Duel<'_>) {
 }
 
 fn products(duel: &mut Duel<'_>, dtype: DType, n: usize, k: usize) {
-    for m in ROWS {
+    for m in ROWS.into_iter().filter(|m| !duel.quick || matches!(m, 1 | 3 | 9)).collect::<Vec<_>>()
+    {
         for (precision, bias) in [(Precision::Exact, false), (Precision::Quantized, true)] {
             let (label, with) = match precision {
                 Precision::Exact => (" exact", ""),

@@ -30,14 +30,21 @@ pub struct OpRow {
 struct Duel<'a> {
     reference: &'a Context,
     target: &'a Context,
+    /// Whether to leave out most row counts and shapes of products.
+    quick: bool,
     rows: Vec<OpRow>,
     each: &'a mut dyn FnMut(&OpRow),
 }
 
 /// Runs every case on `target` and compares with `reference`, in which products are exact. `each`
-/// hears of every row.
-pub fn run(reference: &Context, target: &Context, each: &mut dyn FnMut(&OpRow)) -> Vec<OpRow> {
-    let mut duel = Duel { reference, target, rows: Vec::new(), each };
+/// hears of every row. `quick` leaves out most row counts and shapes of products.
+pub fn run(
+    reference: &Context,
+    target: &Context,
+    quick: bool,
+    each: &mut dyn FnMut(&OpRow),
+) -> Vec<OpRow> {
+    let mut duel = Duel { reference, target, quick, rows: Vec::new(), each };
     rows::embedding(&mut duel);
     rows::rms_norm(&mut duel);
     rows::kv_append(&mut duel);

@@ -241,3 +241,92 @@ __device__ __forceinline__ void stored8(u32 dtype, const u8 *row, u64 e, u64 end
         case DTYPE_IQ4_XS: return decode8<DTYPE_IQ4_XS>(row, e, out);
     }
 }
+
+// Thirty-two neighbours that start at a multiple of 32: codes as above, with the scale and the
+// minimum of each half. For integer products.
+struct ThirtyTwo {
+    u32 codes[8];
+    float scale[2];
+    float minimum[2];
+};
+
+// COUNT words at a multiple of two bytes, through aligned loads.
+template <int COUNT> __device__ __forceinline__ void words_at(const u8 *at, u32 *out) {
+    const u32 *aligned = (const u32 *)((u64)at & ~3ull);
+    const u32 shift = 8 * ((u32)(u64)at & 3);
+    u32 last = aligned[0];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        // The word after the last one may lie outside, and is not needed when aligned.
+        const u32 next = i + 1 < COUNT || shift ? aligned[i + 1] : 0;
+        out[i] = __funnelshift_r(last, next, shift);
+        last = next;
+    }
+}
+
+// Elements e .. e + 32 of the block at b.
+template <int DTYPE> __device__ __forceinline__ ThirtyTwo read32(const u8 *b, int e) {
+    typedef Format<DTYPE> F;
+    ThirtyTwo r;
+    // The scales of both halves; the codes this reads beside them are not used.
+    const Eight first = F::read(b, e);
+    r.scale[0] = r.scale[1] = first.scale, r.minimum[0] = r.minimum[1] = first.minimum;
+    if (DTYPE == DTYPE_Q2_K || DTYPE == DTYPE_Q3_K || DTYPE == DTYPE_Q6_K) {
+        const Eight second = F::read(b, e + 16);
+        r.scale[1] = second.scale, r.minimum[1] = second.minimum;
+    }
+    if (DTYPE == DTYPE_Q8_0) {
+        words_at<8>(b + 2, r.codes);
+#pragma unroll
+        for (int i = 0; i < 8; i++) r.codes[i] ^= 0x80808080u;
+    } else if (F::LEN == 32 || DTYPE == DTYPE_IQ4_XS) {
+        u32 low[4];
+        const int at = DTYPE == DTYPE_IQ4_XS ? 8 + e / 2 : F::BYTES - 16;
+        words_at<4>(b + at, low);
+        u32 fifths = 0;
+        if (DTYPE == DTYPE_Q5_0) fifths = word_at<2>(b + 2);
+        if (DTYPE == DTYPE_Q5_1) fifths = word_at<4>(b + 4);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            u32 a = low[i] & 0x0f0f0f0fu, c = (low[i] >> 4) & 0x0f0f0f0fu;
+            if (DTYPE == DTYPE_Q5_0 || DTYPE == DTYPE_Q5_1)
+                a |= spread(fifths >> (4 * i), 4), c |= spread(fifths >> (16 + 4 * i), 4);
+            if (DTYPE == DTYPE_IQ4_NL || DTYPE == DTYPE_IQ4_XS) a = iq4_values(a), c = iq4_values(c);
+            r.codes[i] = a, r.codes[4 + i] = c;
+        }
+    } else if (DTYPE == DTYPE_Q4_K || DTYPE == DTYPE_Q5_K) {
+        const uint4 *low = (const uint4 *)(b + (DTYPE == DTYPE_Q4_K ? 16 : 48) + 32 * (e / 64));
+        const uint4 x = low[0], y = low[1];
+        const u32 words[8] = {x.x, x.y, x.z, x.w, y.x, y.y, y.z, y.w};
+        const int shift = 4 * (e / 32 % 2);
+#pragma unroll
+        for (int i = 0; i < 8; i++) r.codes[i] = (words[i] >> shift) & 0x0f0f0f0fu;
+        if (DTYPE == DTYPE_Q5_K) {
+            const uint4 p = *(const uint4 *)(b + 16), q = *(const uint4 *)(b + 32);
+            const u32 high[8] = {p.x, p.y, p.z, p.w, q.x, q.y, q.z, q.w};
+#pragma unroll
+            for (int i = 0; i < 8; i++) r.codes[i] |= ((high[i] >> (e / 32)) & 0x01010101u) << 4;
+        }
+    } else if (DTYPE == DTYPE_Q6_K) {
+        const int half = e / 128, quarter = e / 32 % 4;
+        u32 low[8], high[8];
+        words_at<8>(b + 64 * half + 32 * (quarter % 2), low);
+        words_at<8>(b + 128 + 32 * half, high);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            r.codes[i] = ((low[i] >> (4 * (quarter / 2))) & 0x0f0f0f0fu) |
+                         ((high[i] >> (2 * quarter)) & 0x03030303u) << 4;
+    } else {
+        // Q2_K and Q3_K.
+        const int i32s = e / 32;
+        u32 low[8], high[8];
+        words_at<8>(b + (DTYPE == DTYPE_Q2_K ? 16 : 32) + 32 * (e / 128), low);
+        if (DTYPE == DTYPE_Q3_K) words_at<8>(b, high);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            r.codes[i] = (low[i] >> (2 * (i32s % 4))) & 0x03030303u;
+            if (DTYPE == DTYPE_Q3_K) r.codes[i] |= ((high[i] >> i32s) & 0x01010101u) << 2;
+        }
+    }
+    return r;
+}

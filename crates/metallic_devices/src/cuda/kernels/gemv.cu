@@ -16,7 +16,7 @@
 // out = x W^T + bias for a few rows of x: W is read once, x stays f32.
 //
 // A warp works on ROWS rows of W at once, and `split` warps of a block share them. Plain weights come
-// straight into registers, 16 bytes a lane and four loads ahead. Rows of blocks start at any byte, so
+// straight into registers, 16 bytes a lane and eight loads ahead. Rows of blocks start at any byte, so
 // a warp copies the aligned 16-byte words around a piece of its row into shared memory, one piece
 // ahead of the one it multiplies, and reads blocks there.
 #include "blocks.cuh"
@@ -81,6 +81,30 @@ __device__ __forceinline__ void widen(uint4 bits, float *out) {
     }
 }
 
+// Loads on their way at once; more rows of x take their registers.
+#define AHEAD (M == 1 ? 8 : M == 2 ? 4 : 2)
+
+// Adds the products of 16 bytes of each row with the numbers of x from e on.
+template <int M, int ROWS>
+__device__ __forceinline__ void add_products(
+    const Gemv &p, const uint4 (&bits)[ROWS], u32 e, float (&sums)[ROWS][M]) {
+    float w[ROWS][EACH];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) widen(bits[r], w[r]);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        const float4 *x = (const float4 *)(p.x + (u64)(m < p.m ? m : 0) * p.k + e);
+#pragma unroll
+        for (int q = 0; q < EACH / 4; q++) {
+            const float4 v = __ldg(x + q);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                sums[r][m] += w[r][4 * q] * v.x + w[r][4 * q + 1] * v.y + w[r][4 * q + 2] * v.z +
+                              w[r][4 * q + 3] * v.w;
+        }
+    }
+}
+
 template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = warp % p.split;
     const u32 first = (blockIdx.x * (WARPS / p.split) + warp / p.split) * ROWS;
@@ -94,24 +118,26 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
         // Sixteen bytes at once need aligned rows of both operands.
         const bool aligned = (((u64)p.weight | p.row_bytes | (u64)p.x | (u64)p.k * 4) & 15) == 0;
         if (aligned) {
-#pragma unroll 4
-            for (u32 e = (part * WARP + lane) * EACH; e < p.k; e += p.split * WARP * EACH) {
-                float w[ROWS][EACH];
+            // Eight loads a lane are on their way before the first is used.
+            const u32 step = p.split * WARP * EACH;
+            u32 e = (part * WARP + lane) * EACH;
+            for (; e + (AHEAD / ROWS - 1) * step < p.k; e += AHEAD / ROWS * step) {
+                uint4 bits[AHEAD / ROWS][ROWS];
+#pragma unroll
+                for (u32 a = 0; a < AHEAD / ROWS; a++)
+#pragma unroll
+                    for (int r = 0; r < ROWS; r++)
+                        bits[a][r] = __ldg((const uint4 *)(rows[r] + (u64)(e + a * step) * size));
+#pragma unroll
+                for (u32 a = 0; a < AHEAD / ROWS; a++)
+                    add_products<M, ROWS>(p, bits[a], e + a * step, sums);
+            }
+            for (; e < p.k; e += step) {
+                uint4 bits[ROWS];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    widen(__ldg((const uint4 *)(rows[r] + (u64)e * size)), w[r]);
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-                    const float4 *x = (const float4 *)(p.x + (u64)(m < p.m ? m : 0) * p.k + e);
-#pragma unroll
-                    for (int q = 0; q < EACH / 4; q++) {
-                        const float4 v = __ldg(x + q);
-#pragma unroll
-                        for (int r = 0; r < ROWS; r++)
-                            sums[r][m] += w[r][4 * q] * v.x + w[r][4 * q + 1] * v.y +
-                                          w[r][4 * q + 2] * v.z + w[r][4 * q + 3] * v.w;
-                    }
-                }
+                    bits[r] = __ldg((const uint4 *)(rows[r] + (u64)e * size));
+                add_products<M, ROWS>(p, bits, e, sums);
             }
         } else {
             for (u32 e = part * WARP + lane; e < p.k; e += p.split * WARP)
@@ -231,7 +257,7 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
 #endif
 
 #define KERNEL(M, ROWS)                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, 4)                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, M <= 2 ? 6 : 4)                   \
         gemv_##M##x##ROWS(const __grid_constant__ Gemv p) {                               \
         gemv<M, ROWS>(p);                                                                 \
     }

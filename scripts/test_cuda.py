@@ -1,0 +1,174 @@
+"""Tests the CUDA device with a program built elsewhere: every op against the CPU, attention against the oracle,
+the embedded model's probabilities and greedy text against the CPU's, and the kernels under compute-sanitizer.
+
+Every step runs even if one before it failed. The closing line counts the steps; what could not run is named with
+its reason.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+TEXT = (
+    "Once upon a time, there was a kind boy named Boris. He lived in a little hut near the sea. One day he found "
+    "a small boat on the sand. He wanted to know who had lost it, so he asked the old man, the baker and the cat."
+)
+PROMPT = "Once upon a time"
+
+
+class Bench:
+    """Runs steps and counts them."""
+
+    def __init__(self, args):
+        self.args, self.passed, self.failed, self.not_run = args, 0, 0, 0
+
+    def metallic(self, *words, timeout=600, prefix=(), check=True):
+        command = [*prefix, self.args.binary, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode != 0:
+            lines = (done.stdout + done.stderr).strip().splitlines()
+            raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n" + "\n".join(lines[-25:]))
+        return done
+
+    def json(self, *words):
+        return json.loads(self.metallic(*words, "--json").stdout)
+
+    def step(self, name, function):
+        if self.args.only and not any(word in name for word in self.args.only):
+            return
+        start = time.monotonic()
+        try:
+            detail = function()
+            verdict = "ok"
+            self.passed += 1
+        except Skip as reason:
+            verdict, detail = "NOT RUN", str(reason)
+            self.not_run += 1
+        except (AssertionError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            verdict, detail = "FAILED", str(error)
+            self.failed += 1
+        print(f"{verdict:<8} {name} ({time.monotonic() - start:.1f} s): {detail}", flush=True)
+
+
+class Skip(Exception):
+    """A step that cannot run here, with the reason."""
+
+
+def last_line(done):
+    return (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="test-cuda", description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", default="target/release/metallic", help="the program")
+    parser.add_argument("--device", default="cuda", help="the device (cuda)")
+    parser.add_argument("--only", action="append", metavar="WORD", help="only steps whose name has this word")
+    parser.add_argument("--quick", action="store_true", help="a small part of the attention matrix")
+    parser.add_argument("--model", action="append", default=[], help="a model file more; may be repeated")
+    args = parser.parse_args()
+    args.binary = os.path.abspath(args.binary)
+    bench = Bench(args)
+    folder = tempfile.mkdtemp(prefix="metallic-test-cuda-")
+    text = os.path.join(folder, "text.txt")
+    with open(text, "w", encoding="utf-8") as file:
+        file.write(TEXT)
+    on = ["--device", args.device]
+
+    listed = bench.json("devices")
+    for library in listed["cuda_libraries"]:
+        print("        ", library["name"], library.get("version") or library["missing"], library.get("place", ""))
+    gpus = [d for d in listed["devices"] if d["device"].startswith("cuda")]
+    if not gpus:
+        print(f"NOT RUN  everything: there is no GPU; {listed['unusable']}")
+        sys.exit(1)
+    print("        ", gpus[0]["device"], gpus[0]["description"])
+    with_graph = "graph" in gpus[0]["kernels"].get("sdpa", {})
+
+    def prewarm():
+        return bench.metallic("prewarm", *on).stderr.strip()
+
+    def ops():
+        return last_line(bench.metallic("parity", "--ops", *on))
+
+    def attention(backend):
+        def run():
+            if backend == "graph" and not with_graph:
+                raise Skip("no graph kernel is registered for attention")
+            size = ["--quick"] if args.quick else []
+            return last_line(bench.metallic("parity", *size, *on, "--sdpa-backend", backend))
+
+        return run
+
+    def probabilities(model, extra, bound):
+        def run():
+            given = ["-m", model] if model else []
+            words = ["perplexity", *given, "-f", text, *extra]
+            want = bench.json("perplexity", *given, "-f", text, "--exact")["nll"]
+            got = bench.json(*words, *on)["nll"]
+            assert len(want) == len(got) and all(math.isfinite(x) for x in got), "other tokens, or no numbers"
+            worst = max(abs(a - b) for a, b in zip(want, got))
+            assert worst <= bound, f"a token's log probability differs by {worst:.2e}, allowed {bound:.0e}"
+            return f"{len(want)} tokens, largest difference {worst:.1e}"
+
+        return run
+
+    def greedy(backend):
+        def run():
+            if backend == "graph" and not with_graph:
+                raise Skip("no graph kernel is registered for attention")
+            words = ["run", "-p", PROMPT, "-n", "200", "--temp", "0", "--ignore-eos", "--exact"]
+            want = bench.json(*words)["ids"]
+            got = bench.json(*words, *on, "--sdpa-backend", backend)["ids"]
+            same = sum(1 for _ in iter_equal(want, got))
+            assert len(want) == 200 and want == got, f"the first {same} of {len(want)} tokens are equal"
+            return "200 tokens equal"
+
+        return run
+
+    def sanitizer(tool, words):
+        def run():
+            path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+            if not os.path.exists(path):
+                raise Skip("compute-sanitizer is not installed")
+            prefix = [path, "--tool", tool, "--error-exitcode", "7", "--print-limit", "3"]
+            done = bench.metallic(*words, *on, prefix=prefix, check=False)
+            summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line]
+            assert done.returncode == 0, "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+            return summary[-1].strip("= ") if summary else "clean"
+
+        return run
+
+    bench.step("prewarm", prewarm)
+    bench.step("every op against the CPU", ops)
+    for backend in ["legacy", "graph"]:
+        bench.step(f"attention against the oracle, {backend}", attention(backend))
+    bench.step("embedded model, exact", probabilities(None, ["--exact"], 1e-3))
+    bench.step("embedded model, as usual (against exact)", probabilities(None, [], 5e-2))
+    for model in args.model:
+        name = os.path.basename(model)
+        bench.step(f"model {name}, exact", probabilities(model, ["--exact"], 5e-3))
+    for backend in ["legacy", "graph"]:
+        bench.step(f"greedy text, {backend}", greedy(backend))
+    for tool in ["memcheck", "racecheck"]:
+        bench.step(f"{tool}, every op", sanitizer(tool, ["parity", "--ops", "--quick"]))
+        bench.step(f"{tool}, attention", sanitizer(tool, ["parity", "--quick"]))
+    shutil.rmtree(folder)
+    print(f"test-cuda: {bench.passed} passed, {bench.failed} failed, {bench.not_run} not run")
+    sys.exit(bench.failed > 0)
+
+
+def iter_equal(a, b):
+    for x, y in zip(a, b):
+        if x != y:
+            return
+        yield x
+
+
+if __name__ == "__main__":
+    main()
