@@ -54,9 +54,9 @@ def choose(driver, q, k, causal):
         else:
             splits = min(power(room), 32, steps)
             cluster = 1 if splits < 32 else 2 if wide else 4
-        return cuda.decode, dict(warps=warps, stages=stages, cluster=cluster, splits=splits)
+        return cuda.decode, {"warps": warps, "stages": stages, "cluster": cluster, "splits": splits}
     if not wide and max(q_len, kv_len) <= 128:
-        return cuda.prefill, dict(warps=4, keys=64)
+        return cuda.prefill, {"warps": 4, "keys": 64}
     pieces = batch * q_heads * -(-q_len // 64)
     small = (pieces <= 2 * processors and q_len <= 256) or (causal and q_len <= 128)
     if not wide:
@@ -66,7 +66,7 @@ def choose(driver, q, k, causal):
     blocks = -(-q_len // (64 * groups))
     cached = batch * kv_heads * kv_len * width * 4 <= 16 << 20
     waves = max(1, min(batch * q_heads, batch * q_heads if cached else 512 // blocks)) if causal else 1
-    return cuda.prefill_sm90, dict(groups=groups, keys=keys, stages=2, waves=waves)
+    return cuda.prefill_sm90, {"groups": groups, "keys": keys, "stages": 2, "waves": waves}
 
 
 def cells(quick):
@@ -125,7 +125,7 @@ def in_turns(rivals, count, rounds):
 
 
 def measure(driver, cell):
-    case, batch, q_heads, kv_heads, q_len, kv_len, width, causal = cell
+    _case, batch, q_heads, kv_heads, q_len, kv_len, width, causal = cell
     flops = 4 * batch * q_heads * q_len * kv_len * width * (0.5 if causal else 1)
     bytes_moved = 4 * batch * width * (q_heads * q_len + kv_heads * kv_len)
     sets = []
@@ -186,24 +186,33 @@ def main():
     head |= {"date": datetime.date.today().isoformat(), "copy_gbps": copy_gbps(), "fa3": fa3 is not None}
     print(head)
     rows = []
-    print("case     B  heads   q_len kv_len   D causal |   ours  flash  cudnn    fa3 | best/ours  TFLOP/s GB/s")
+    print(
+        "case     B  heads   q_len kv_len   D causal |   ours  flash  cudnn    fa3 | best/ours  TFLOP/s GB/s"
+    )
     for cell in cells(args.quick):
         row = measure(driver, cell)
         assert row["difference"] < 4e-3, row
         rows.append(row)
         case, batch, q_heads, kv_heads, q_len, kv_len, width, causal = cell
-        us = [f"{row['us'][n]:8.2f}" if n in row["us"] else "       -" for n in ("ours", "flash", "cudnn", "fa3_bf16")]
-        print(f"{case:7} {batch:2} {q_heads:2}/{kv_heads:<2} {q_len:6} {kv_len:6} {width:4} {int(causal):2} |{''.join(us)}"
-              f" | {row['ratio']:5.2f} {row['tflops']:7.0f} {row['gbps']:6.0f}", flush=True)
+        us = [
+            f"{row['us'][n]:8.2f}" if n in row["us"] else "       -"
+            for n in ("ours", "flash", "cudnn", "fa3_bf16")
+        ]
+        print(
+            f"{case:7} {batch:2} {q_heads:2}/{kv_heads:<2} {q_len:6} {kv_len:6} {width:4} {int(causal):2} |{''.join(us)}"
+            f" | {row['ratio']:5.2f} {row['tflops']:7.0f} {row['gbps']:6.0f}",
+            flush=True,
+        )
     for case in ("short", "decode", "prefill"):
         ratios = sorted(row["ratio"] for row in rows if row["case"] == case)
         wins = sum(ratio >= 1 for ratio in ratios)
-        print(f"{case}: median {statistics.median(ratios):.2f}, least {ratios[0]:.2f}, {wins} of {len(ratios)} >= 1")
+        print(
+            f"{case}: median {statistics.median(ratios):.2f}, least {ratios[0]:.2f}, {wins} of {len(ratios)} >= 1"
+        )
     folder = Path(os.environ.get("OUT", cuda.ROOT / f"bench/runs/{head['date']}-nvidia-h200"))
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "h200_sdpa.jsonl", "a") as file:
-        for record in (head, *rows):
-            file.write(json.dumps(record) + "\n")
+        file.writelines(json.dumps(record) + "\n" for record in (head, *rows))
 
 
 if __name__ == "__main__":

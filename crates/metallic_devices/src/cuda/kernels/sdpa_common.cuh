@@ -32,9 +32,6 @@ typedef long long i64;
 #define SOFTCAP 0
 #endif
 
-#ifndef L2_HINT
-#define L2_HINT ".L2::128B"
-#endif
 // f32 queries meet keys of two bytes as a sum of this many parts in the keys' type, and so do weights
 // and values: 2 parts of f16 hold 22 bits, 3 of bf16 hold 24.
 #define PARTS (QT != 0 ? 1 : KT == 2 ? 3 : 2)
@@ -278,7 +275,7 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 
 // 16 bytes into shared memory, zeros where `live` is false (then nothing is read).
 __device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool live) {
-    asm volatile("cp.async.cg.shared.global" L2_HINT " [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                  "r"(live ? 16 : 0)
                  : "memory");
 }
