@@ -82,7 +82,7 @@ constexpr int BATCH = 8;
 
 struct Tile {
     int batch, kv_head, group, first_row, rows, live, begin, end;
-    bool single; // one position: the rows are the heads
+    bool single;  // one position: the rows are the heads
     i64 diag;
 };
 
@@ -127,8 +127,12 @@ __device__ __forceinline__ Part add_up(const Part (&parts)[COUNT]) {
 }
 
 #if CLUSTER > 1
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // The address in block `rank` of the cluster that `address` is in this one.
 __device__ __forceinline__ u32 shared_of(u32 address, int rank) {
@@ -143,26 +147,31 @@ __device__ __forceinline__ Part load_part(u32 values, u32 stats) {
                  : "=f"(part.value.x), "=f"(part.value.y), "=f"(part.value.z), "=f"(part.value.w)
                  : "r"(values)
                  : "memory");
-    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(part.highest), "=f"(part.total) : "r"(stats) : "memory");
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(part.highest), "=f"(part.total)
+                 : "r"(stats)
+                 : "memory");
     return part;
 }
 #endif
 
 // Writes four values of one row and says whether any is NaN or infinite.
-__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int place, const Part& part) {
+__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int place,
+                                          const Part& part) {
     const int row = place / QUADS, d = place % QUADS * 4;
     const float norm = part.total == 0.0f ? 0.0f : 1.0f / part.total;
-    const float value[4] = {part.value.x * norm, part.value.y * norm, part.value.z * norm, part.value.w * norm};
+    const float value[4] = {part.value.x * norm, part.value.y * norm, part.value.z * norm,
+                            part.value.w * norm};
     const i64 at = tile.batch * call.o_stride[0] + head_of(tile, row) * call.o_stride[1] +
                    position_of(tile, row) * call.o_stride[2] + d;
     if (QT == 0) {
-        *reinterpret_cast<float4*>(static_cast<float*>(call.out) + at) = make_float4(value[0], value[1], value[2], value[3]);
+        *reinterpret_cast<float4*>(static_cast<float*>(call.out) + at) =
+            make_float4(value[0], value[1], value[2], value[3]);
     } else {
         *reinterpret_cast<uint2*>(static_cast<u16*>(call.out) + at) =
             make_uint2(pack2<QT>(value[0], value[1]), pack2<QT>(value[2], value[3]));
     }
-    return !(is_finite(value[0]) && is_finite(value[1]) && is_finite(value[2]) &&
-             is_finite(value[3]));
+    return !(is_finite(value[0]) && is_finite(value[1]) && is_finite(value[2]) && is_finite(value[3]));
 }
 
 // After all of `write_out`: does the rows again, exactly, if any was not finite.
@@ -203,10 +212,10 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     auto base_of = [&](int step) { return tile.begin + ((step * active + split) * WARPS + warp) * KEYS; };
     auto is_step = [&](int step) { return split < active && step * active + split < all_steps; };
 
-    const u16* keys_base = static_cast<const u16*>(call.k) + tile.batch * call.k_stride[0] +
-                           tile.kv_head * call.k_stride[1];
-    const u16* values_base = static_cast<const u16*>(call.v) + tile.batch * call.v_stride[0] +
-                             tile.kv_head * call.v_stride[1];
+    const u16* keys_base =
+        static_cast<const u16*>(call.k) + tile.batch * call.k_stride[0] + tile.kv_head * call.k_stride[1];
+    const u16* values_base =
+        static_cast<const u16*>(call.v) + tile.batch * call.v_stride[0] + tile.kv_head * call.v_stride[1];
     const u32 ring = shared_address(shared) + warp * STAGES * STAGE_BYTES;
 
     auto load = [&](int step) {
@@ -262,7 +271,8 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
                 const int d = k * 16 + part * 8 + lane % 4 * 2;
                 u32 parts[PARTS] = {};
                 if (there && QT == 0) {
-                    const float2 x = *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q + d);
+                    const float2 x =
+                        *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q + d);
                     split2(x.x, x.y, parts);
                 } else if (there) {
                     parts[0] = *reinterpret_cast<const u32*>(static_cast<const u16*>(call.q) + q + d);
@@ -415,7 +425,8 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     cluster_arrive();
     cluster_wait();
     auto of_cluster = [&](int place) {
-        const u32 values = shared_address(block_sums + place * 4), stats = shared_address(block_stats + place / QUADS);
+        const u32 values = shared_address(block_sums + place * 4),
+                  stats = shared_address(block_stats + place / QUADS);
         Part parts[CLUSTER];
 #pragma unroll
         for (int r = 0; r < CLUSTER; ++r) parts[r] = load_part(shared_of(values, r), shared_of(stats, r));
@@ -427,9 +438,10 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     const i64 head = static_cast<i64>(blockIdx.z) * gridDim.y + blockIdx.y;
     const int room = call.splits / CLUSTER;
     float4* part_values = reinterpret_cast<float4*>(call.partials) + head * room * ROWS * QUADS;
-    float2* part_stats = reinterpret_cast<float2*>(reinterpret_cast<float4*>(call.partials) +
-                                                   static_cast<i64>(gridDim.z) * gridDim.y * room * ROWS * QUADS) +
-                         head * room * ROWS * QUADS;
+    float2* part_stats =
+        reinterpret_cast<float2*>(reinterpret_cast<float4*>(call.partials) +
+                                  static_cast<i64>(gridDim.z) * gridDim.y * room * ROWS * QUADS) +
+        head * room * ROWS * QUADS;
     bool bad = false;
     for (int place = rank * THREADS + threadIdx.x; place < places; place += CLUSTER * THREADS) {
         const Part part = of_cluster(place);

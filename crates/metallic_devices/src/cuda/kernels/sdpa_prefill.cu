@@ -106,11 +106,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     for (int at = threadIdx.x; at < QUERIES * HEAD_DIM / 2; at += THREADS) {
         const int row = at / (HEAD_DIM / 2), d = at % (HEAD_DIM / 2) * 2;
         float2 x = make_float2(0.0f, 0.0f);
-        if (row < queries) x = *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q + row * call.q_stride[2] + d);
+        if (row < queries)
+            x = *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q +
+                                                 row * call.q_stride[2] + d);
         u32 parts[PARTS];
         split2(x.x, x.y, parts);
 #pragma unroll
-        for (int p = 0; p < PARTS; ++p) *reinterpret_cast<u32*>(shared + p * Q_PART + row * Q_PITCH + d * 2) = parts[p];
+        for (int p = 0; p < PARTS; ++p)
+            *reinterpret_cast<u32*>(shared + p * Q_PART + row * Q_PITCH + d * 2) = parts[p];
     }
 #else
     load_rows<HEAD_DIM, QUERIES>(q_shared, static_cast<const u16*>(call.q) + q, call.q_stride[2], queries);
@@ -147,7 +150,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         load_keys(step + 1);
         if (QUERIES_IN_REGISTERS && step == 0) {
 #pragma unroll
-            for (int n = 0; n < HEAD_DIM / 16; ++n) load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], q_lane + n * 32);
+            for (int n = 0; n < HEAD_DIM / 16; ++n)
+                load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], q_lane + n * 32);
         }
 
         float score[KEYS / 8][4] = {};
@@ -181,7 +185,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) score[n][e] = call.softcap * UNIT * tanhf(score[n][e] * call.scale / call.softcap);
+            for (int e = 0; e < 4; ++e)
+                score[n][e] = call.softcap * UNIT * tanhf(score[n][e] * call.scale / call.softcap);
         }
 #endif
         if (MASK_TENSOR != 0 || base < all_first || base + KEYS > all_last) {
@@ -205,7 +210,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int half = 0; half < 2; ++half) {
             float here = NEG_INF;
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) here = fmaxf(here, fmaxf(score[n][half * 2], score[n][half * 2 + 1]));
+            for (int n = 0; n < KEYS / 8; ++n)
+                here = fmaxf(here, fmaxf(score[n][half * 2], score[n][half * 2 + 1]));
             const float higher = fmaxf(highest[half], quad_max(here));
             const float base_line = higher == NEG_INF ? 0.0f : higher * factor;
             const float shrink = weight_of(highest[half], factor, base_line);
@@ -270,7 +276,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int n = 0; n < V_DIM / 8; ++n) {
             const float2 x = make_float2(sum[n][half * 2] * norm, sum[n][half * 2 + 1] * norm);
             bad |= !is_finite(x.x) || !is_finite(x.y);
-            if (row < mine) *reinterpret_cast<float2*>(out + row * call.o_stride[2] + n * 8 + lane % 4 * 2) = x;
+            if (row < mine)
+                *reinterpret_cast<float2*>(out + row * call.o_stride[2] + n * 8 + lane % 4 * 2) = x;
         }
     }
 #else
@@ -290,7 +297,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int n = 0; n < V_DIM / 8; ++n) {
             const float x = sum[n][half * 2] * norm, y = sum[n][half * 2 + 1] * norm;
             bad |= !is_finite(x) || !is_finite(y);
-            *reinterpret_cast<u32*>(stage + (lane / 4 + half * 8) * O_PITCH + n * 16 + lane % 4 * 4) = pack2<QT>(x, y);
+            *reinterpret_cast<u32*>(stage + (lane / 4 + half * 8) * O_PITCH + n * 16 + lane % 4 * 4) =
+                pack2<QT>(x, y);
         }
     }
     __syncwarp();
@@ -310,6 +318,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     // A NaN or infinity may come from a value behind a mask: then these rows are done again.
     if (__any_sync(0xffffffffu, bad)) {
         __syncwarp();
-        for (int row = 0; row < mine; ++row) exact_row(call, batch, head, first_query + warp * 16 + row, lane);
+        for (int row = 0; row < mine; ++row)
+            exact_row(call, batch, head, first_query + warp * 16 + row, lane);
     }
 }

@@ -127,6 +127,8 @@ const FEW_KEYS: usize = 1024;
 const CLUSTER_KEYS: usize = 8192;
 /// The largest cluster that every chip of Hopper's kind takes.
 const PORTABLE_CLUSTER: usize = 8;
+/// Blocks that share the keys of a head at most.
+const MAX_SPLITS: usize = 32;
 /// Pieces of causal work in a wave: enough to level out, few enough for the cache.
 const WAVE: usize = 512;
 
@@ -177,17 +179,13 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
     } else if one_cluster {
         (16, 16)
     } else {
-        let splits = power.min(32).min(steps);
-        (
-            splits,
-            if splits < 32 {
-                1
-            } else if wide {
-                2
-            } else {
-                4
-            },
-        )
+        let splits = power.min(MAX_SPLITS).min(steps);
+        let cluster = match splits {
+            MAX_SPLITS if wide => 2,
+            MAX_SPLITS => 4,
+            _ => 1,
+        };
+        (splits, cluster)
     };
     Engine::Decode { warps, stages, cluster: if hopper { cluster } else { 1 }, splits }
 }
