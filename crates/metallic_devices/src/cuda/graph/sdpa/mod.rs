@@ -169,10 +169,13 @@ impl Plan {
         match engine {
             Engine::Decode { warps, cluster, splits, .. } => {
                 let heads = lengths.kv_heads * packed_tiles(lengths);
-                let parts = batch * heads * splits / cluster;
+                let clusters = splits / cluster;
+                // One cluster keeps its parts to itself.
+                let parts = if clusters > 1 { batch * heads * clusters } else { 0 };
                 call.splits = splits as i32;
                 // Sums and their weights, 6 bytes a value of a packed row.
-                let partials = gpu.workspace(parts * PACKED_ROWS * self.node.v_dim * 6)?;
+                let bytes = parts * PACKED_ROWS * self.node.v_dim * 6;
+                let partials = gpu.workspace(bytes.max(1))?;
                 call.partials = partials.start();
                 // SAFETY: the operands are the op's, of the lengths in the call; the scratch has
                 // room for every part, and the counters for a word of each slice, since splits are
