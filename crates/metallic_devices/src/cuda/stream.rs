@@ -88,11 +88,6 @@ impl Stream {
         &self.properties
     }
 
-    /// The context, for what cudarc offers on it.
-    pub(crate) fn context(&self) -> &Arc<CudaContext> {
-        &self.context
-    }
-
     /// The driver's handle. Call [`Stream::bind`] before handing it to the driver.
     pub(crate) fn raw(&self) -> CUstream {
         self.stream.cu_stream()

@@ -159,11 +159,11 @@ __device__ __forceinline__ void produce(const SdpaCall& call, const TensorMap& q
                                         u32 v_shared, int total) {
     int tile = 0, pieces = 0, index = blockIdx.x;
     for (int turn = 0;; ++turn) {
-        const int slot = turn % 2;
+        const int side = turn % 2;
         const Work work = work_at(call, index, total);
-        barrier_wait(sync.work_empty[slot], (turn / 2 % 2) ^ 1);
-        sync.work[slot] = work;
-        barrier_arrive(sync.work_full[slot]);
+        barrier_wait(sync.work_empty[side], (turn / 2 % 2) ^ 1);
+        sync.work[side] = work;
+        barrier_arrive(sync.work_full[side]);
         if (work.tiles < 0) break;
         index = gridDim.x + atomicAdd(call.counters, 1);
         if (work.tiles == 0) continue;
@@ -237,7 +237,7 @@ __device__ __forceinline__ void raise(const float (&score)[KEYS / 2], Rows& rows
 }
 
 // Turns scores into packed weights and shrinks the sums, a bit of each at a time: the exponentials
-// leave most issue slots empty, and the rest goes there.
+// leave the issue port idle most of the time, and the rest goes there.
 __device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weight)[KEYS / 4],
                                       float (&sum)[HEAD_DIM / 2], Rows& rows, const float (&base_line)[2],
                                       const float (&shrink)[2], float scale) {
@@ -380,10 +380,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
         for (int n = 0; n < HEAD_DIM / 2; ++n) sum[n] = 0.0f;
         if (PASS_ON && group == GROUPS - 1) named_arrive<256>(1);
         for (int turn = 0;; ++turn) {
-            const int slot = turn % 2;
-            barrier_wait(sync.work_full[slot], turn / 2 % 2);
-            const Work work = sync.work[slot];
-            release(sync.work_empty[slot]);
+            const int side = turn % 2;
+            barrier_wait(sync.work_full[side], turn / 2 % 2);
+            const Work work = sync.work[side];
+            release(sync.work_empty[side]);
             if (work.tiles < 0) break;
             const int first_row = work.first_query + group_row;
             if (work.tiles == 0) {
