@@ -14,8 +14,11 @@ import sdpa_cuda as cuda
 import torch
 
 U32 = 2.0**-24
-TERMS = {torch.float32: (U32, 2.0**-126, 0.0), torch.float16: (2.0**-11, 2.0**-25, 2.0**-11),
-         torch.bfloat16: (2.0**-8, 2.0**-133, 2.0**-8)}
+TERMS = {
+    torch.float32: (U32, 2.0**-126, 0.0),
+    torch.float16: (2.0**-11, 2.0**-25, 2.0**-11),
+    torch.bfloat16: (2.0**-8, 2.0**-133, 2.0**-8),
+}
 
 
 def reference(q, k, v, mask=None, kv_lens=None, left=None, right=None, offset=None, scale=None, softcap=None):
@@ -49,7 +52,8 @@ def reference(q, k, v, mask=None, kv_lens=None, left=None, right=None, offset=No
         additive = mask.double()
         seen = seen & (additive != -torch.inf)
         score = score + additive
-        additive = torch.where(additive.isinf(), 0.0, additive).abs().amax()
+        # A number that swallows every score rounds nothing.
+        additive = torch.where(additive.abs() > 1e30, 0.0, additive).abs().amax()
     score = torch.where(seen, score, -torch.inf)
     weight = torch.softmax(score, 3)
     weight = torch.where(seen.any(3, keepdim=True), weight, 0.0)
@@ -75,15 +79,17 @@ def worst(got, want, bound):
     return float(torch.where(want.isnan(), 0.0, (got - want).abs() / bound).nan_to_num(posinf=1e9).amax())
 
 
-def tensors(batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_dim, dtype, strided):
+def tensors(batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_dim, types, strided):
     """q, k, v, out; strided ones are views of [batch, length, heads, width], as models make them."""
-    def make(heads, length, width):
+
+    def make(heads, length, width, dtype):
         if strided:
             wide = torch.randn(batch, length, heads, width, device="cuda").to(dtype)
             return wide.transpose(1, 2)
         return torch.randn(batch, heads, length, width, device="cuda").to(dtype)
-    q, out = make(q_heads, q_len, head_dim), make(q_heads, q_len, v_dim)
-    return q, make(kv_heads, kv_len, head_dim), make(kv_heads, kv_len, v_dim), out
+
+    q, out = make(q_heads, q_len, head_dim, types[0]), make(q_heads, q_len, v_dim, types[0])
+    return q, make(kv_heads, kv_len, head_dim, types[1]), make(kv_heads, kv_len, v_dim, types[1]), out
 
 
 def features(kind, batch, q_heads, q_len, kv_len, k, v, dtype):
@@ -116,6 +122,11 @@ def features(kind, batch, q_heads, q_len, kv_len, k, v, dtype):
         mask[torch.rand_like(mask, dtype=torch.float32) < 0.3] = -torch.inf
         mask[:, :, q_len // 2] = -torch.inf
         return {"mask": mask}
+    if kind == "lowest":
+        mask = torch.zeros(batch, 1, q_len, kv_len, device="cuda")
+        mask[:, :, ::2] = torch.finfo(torch.float32).min
+        mask[..., 1::3] = torch.finfo(torch.float32).min
+        return {"mask": mask, "right": 0}
     if kind == "additive_f32":
         mask = torch.randn(batch, 1, 1, kv_len, device="cuda")
         mask[..., kv_len // 3] = -torch.inf
@@ -127,35 +138,67 @@ def features(kind, batch, q_heads, q_len, kv_len, k, v, dtype):
     return {"mask": mask, "right": 0}
 
 
-ALL = ("none", "causal", "window", "band", "hidden_nan", "seen_nan", "lens", "lens_causal", "softcap",
-       "additive", "additive_f32", "bool")
+ALL = (
+    "none",
+    "causal",
+    "window",
+    "band",
+    "hidden_nan",
+    "seen_nan",
+    "lens",
+    "lens_causal",
+    "softcap",
+    "additive",
+    "additive_f32",
+    "lowest",
+    "bool",
+)
 PLAIN = ALL[:8]
 
 
 def cases(engine):
-    half, bf16 = torch.float16, torch.bfloat16
+    half, bf16, full = torch.float16, torch.bfloat16, torch.float32
+    types = [(half, half), (bf16, bf16)]
+    if engine != "sm90":
+        types += [(full, half), (full, bf16)]
     if engine == "decode":
-        shapes = [(1, 14, 2, 1, 512, 64), (3, 28, 4, 1, 777, 128), (2, 4, 4, 1, 33, 96), (2, 6, 2, 5, 300, 64),
-                  (1, 28, 4, 8, 1000, 128), (1, 2, 1, 1, 1, 64)]
+        shapes = [
+            (1, 14, 2, 1, 512, 64),
+            (3, 28, 4, 1, 777, 128),
+            (2, 4, 4, 1, 33, 96),
+            (2, 6, 2, 5, 300, 64),
+            (1, 28, 4, 8, 1000, 128),
+            (1, 2, 1, 1, 1, 64),
+        ]
     elif engine == "prefill":
-        shapes = [(1, 14, 2, 128, 128, 64), (2, 8, 2, 130, 257, 128), (1, 4, 4, 64, 64, 80),
-                  (1, 2, 1, 100, 40, 256), (2, 2, 2, 17, 333, 64)]
+        shapes = [
+            (1, 14, 2, 128, 128, 64),
+            (2, 8, 2, 130, 257, 128),
+            (1, 4, 4, 64, 64, 80),
+            (1, 2, 1, 100, 40, 256),
+            (2, 2, 2, 17, 333, 64),
+        ]
     else:
-        shapes = [(1, 14, 2, 128, 128, 64), (2, 8, 2, 300, 557, 128), (2, 6, 3, 1000, 1000, 64),
-                  (3, 28, 4, 512, 512, 128), (1, 2, 1, 100, 40, 64), (1, 3, 3, 2048, 2048, 128)]
-    for shape, kind, dtype in itertools.product(shapes, PLAIN if engine == "sm90" else ALL, (half, bf16)):
-        yield shape, kind, dtype
+        shapes = [
+            (1, 14, 2, 128, 128, 64),
+            (2, 8, 2, 300, 557, 128),
+            (2, 6, 3, 1000, 1000, 64),
+            (3, 28, 4, 512, 512, 128),
+            (1, 2, 1, 100, 40, 64),
+            (1, 3, 3, 2048, 2048, 128),
+        ]
+    yield from itertools.product(shapes, PLAIN if engine == "sm90" else ALL, types)
 
 
 def variants(engine, width):
     if engine == "decode":
         each = ((1, 4, 3, 1), (13, 4, 3, 1), (8, 4, 2, 8), (16, 4, 2, 4), (32, 4, 2, 16))
-        return [dict(splits=s, warps=w, stages=st, cluster=c) for s, w, st, c in each]
+        return [{"splits": s, "warps": w, "stages": st, "cluster": c} for s, w, st, c in each]
     if engine == "prefill":
         keys = 64 if width <= 128 else 32
-        return [dict(warps=4, keys=keys), dict(warps=2, keys=32)]
+        return [{"warps": 4, "keys": keys}, {"warps": 2, "keys": 32}]
     keys = 128 if width == 64 else 64
-    return [dict(groups=2, keys=128, stages=2), dict(groups=1, keys=keys, stages=2)]
+    return [{"groups": 2, "keys": 128, "stages": 2}, {"groups": 1, "keys": keys, "stages": 2}]
 
 
 def main():
@@ -165,9 +208,9 @@ def main():
     run = failed = 0
     highest = {}
     for index, (shape, kind, dtype) in enumerate(cases(engine)):
-        batch, q_heads, kv_heads, q_len, kv_len, width = shape
+        batch, q_heads, _kv_heads, q_len, kv_len, width = shape
         q, k, v, out = tensors(*shape, width, dtype, strided=index % 3 == 1)
-        kw = features(kind, batch, q_heads, q_len, kv_len, k, v, dtype)
+        kw = features(kind, batch, q_heads, q_len, kv_len, k, v, dtype[0])
         want, bound = reference(q, k, v, **kw)
         for variant in variants(engine, width):
             ratios = []
@@ -181,9 +224,19 @@ def main():
             if not ratio <= 1.0:
                 failed += 1
                 if failed <= 40:
-                    print("FAIL", engine, shape, kind, str(dtype)[6:], variant, f"{ratio:.3g}", flush=True)
+                    print(
+                        "FAIL",
+                        engine,
+                        shape,
+                        kind,
+                        [str(t)[6:] for t in dtype],
+                        variant,
+                        f"{ratio:.3g}",
+                        flush=True,
+                    )
             else:
-                highest[str(dtype)[6:]] = max(highest.get(str(dtype)[6:], 0), ratio)
+                name = "/".join(str(t)[6:] for t in dtype)
+                highest[name] = max(highest.get(name, 0), ratio)
     print(f"{engine}: {run} checked, {failed} failed, worst ratio of the others {highest}", flush=True)
     sys.exit(failed > 0)
 

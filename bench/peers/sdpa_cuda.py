@@ -11,9 +11,7 @@ import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KERNELS = pathlib.Path(
-    os.environ.get("METALLIC_KERNELS", ROOT / "crates/metallic_devices/src/cuda/kernels")
-)
+KERNELS = pathlib.Path(os.environ.get("METALLIC_KERNELS", ROOT / "crates/metallic_devices/src/cuda/kernels"))
 OPEN = 1 << 40
 I64, I32, F32, PTR = ctypes.c_int64, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -69,11 +67,11 @@ def compile_kernel(file, defines):
     return code.raw
 
 
-def defines_of(dtype, head_dim, v_dim, mask=None, softcap=None, **tuning):
+def defines_of(dtype, head_dim, v_dim, mask=None, softcap=None, kv=None, **tuning):
     """The macros of a call: types, widths, mask tensor, softcap, and the tile sizes."""
     types = {"float32": 0, "float16": 1, "bfloat16": 2, "bool": 3}
     name = lambda t: types[str(t).removeprefix("torch.")]
-    defines = {"QT": name(dtype), "KT": name(dtype), "VT": name(dtype)}
+    defines = {"QT": name(dtype), "KT": name(kv or dtype), "VT": name(kv or dtype)}
     defines |= {"HEAD_DIM": head_dim, "V_DIM": v_dim, "SOFTCAP": int(softcap is not None)}
     if mask is not None:
         kind = name(mask)
@@ -104,9 +102,7 @@ class Driver:
             module, function = PTR(), PTR()
             code = compile_kernel(file, defines)
             self.check(self.lib.cuModuleLoadData(ctypes.byref(module), code), "load")
-            self.check(
-                self.lib.cuModuleGetFunction(ctypes.byref(function), module, name.encode()), "get"
-            )
+            self.check(self.lib.cuModuleGetFunction(ctypes.byref(function), module, name.encode()), "get")
             self.check(self.lib.cuFuncSetAttribute(function, 8, shared), f"shared {shared}")
             if wide_cluster:
                 self.check(self.lib.cuFuncSetAttribute(function, 14, 1), "wide cluster")
@@ -116,17 +112,13 @@ class Driver:
     def launch(self, function, grid, threads, shared, *arguments):
         pointers = (PTR * len(arguments))(*[ctypes.addressof(a) for a in arguments])
         stream = PTR(self.torch.cuda.current_stream().cuda_stream)
-        code = self.lib.cuLaunchKernel(
-            function, *grid, threads, 1, 1, shared, stream, pointers, None
-        )
+        code = self.lib.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, pointers, None)
         self.check(code, f"launch {grid} x {threads}")
 
     def zeroed(self, name, count):
         """A buffer that starts as zeros and is kept, for counters."""
         if name not in self.scratch or self.scratch[name].numel() < count:
-            self.scratch[name] = self.torch.zeros(
-                count, device="cuda", dtype=self.torch.int32
-            )
+            self.scratch[name] = self.torch.zeros(count, device="cuda", dtype=self.torch.int32)
         return self.scratch[name]
 
     def tensor_map(self, tensor, rows):
@@ -141,15 +133,26 @@ class Driver:
         box = (ctypes.c_uint32 * 4)(64, rows, 1, 1)
         ones = (ctypes.c_uint32 * 4)(1, 1, 1, 1)
         code = self.lib.cuTensorMapEncodeTiled(
-            ctypes.byref(result), kind, 4, PTR(tensor.data_ptr()), dims, strides, box, ones,
-            0, 3, 2, 0,
+            ctypes.byref(result),
+            kind,
+            4,
+            PTR(tensor.data_ptr()),
+            dims,
+            strides,
+            box,
+            ones,
+            0,
+            3,
+            2,
+            0,
         )  # no interleave, 128-byte swizzle, 128-byte L2 promotion, zeros outside
         self.check(code, "tensor map")
         return result
 
 
-def call_of(q, k, v, out, mask=None, kv_lens=None, left=None, right=None, offset=None,
-            scale=None, softcap=None):
+def call_of(
+    q, k, v, out, mask=None, kv_lens=None, left=None, right=None, offset=None, scale=None, softcap=None
+):
     """The parameters every kernel takes."""
     call = Call()
     for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out)):
@@ -172,15 +175,14 @@ def call_of(q, k, v, out, mask=None, kv_lens=None, left=None, right=None, offset
 
 
 def options_of(kw):
-    return dict(mask=kw["mask"].dtype if kw.get("mask") is not None else None,
-                softcap=kw.get("softcap"))
+    return {"mask": kw["mask"].dtype if kw.get("mask") is not None else None, "softcap": kw.get("softcap")}
 
 
-def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **kw):
+def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, **kw):
     """A launcher of sdpa_decode.cu for these tensors."""
     head_dim, v_dim = q.shape[3], v.shape[3]
-    tuning = dict(WARPS=warps, STAGES=stages, CLUSTER=cluster) | ({"L2_HINT": hint} if hint else {})
-    defines = defines_of(q.dtype, head_dim, v_dim, **options_of(kw), **tuning)
+    tuning = {"WARPS": warps, "STAGES": stages, "CLUSTER": cluster}
+    defines = defines_of(q.dtype, head_dim, v_dim, kv=k.dtype, **options_of(kw), **tuning)
     ring = warps * stages * 16 * (head_dim * 2 + 16 + v_dim * 2 + 16)
     shared = max(ring, (warps + 1) * 16 * (v_dim + 4) * 4)
     function = driver.function("sdpa_decode.cu", defines, "sdpa_decode", shared, cluster > 8)
@@ -201,8 +203,9 @@ def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, hint=None, **
 def prefill(driver, q, k, v, out, warps, keys, **kw):
     """A launcher of sdpa_prefill.cu."""
     head_dim, v_dim = q.shape[3], v.shape[3]
-    defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, KEYS=keys, **options_of(kw))
-    shared = (warps * 16 + 2 * keys) * (head_dim * 2 + 16) + 2 * keys * (v_dim * 2 + 16)
+    defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, KEYS=keys, kv=k.dtype, **options_of(kw))
+    parts = 1 if q.dtype == k.dtype else 2 + (k.dtype == driver.torch.bfloat16)
+    shared = (parts * warps * 16 + 2 * keys) * (head_dim * 2 + 16) + 2 * keys * (v_dim * 2 + 16)
     function = driver.function("sdpa_prefill.cu", defines, "sdpa_prefill", shared)
     call = call_of(q, k, v, out, **kw)
     grid = (call.q_heads, -(-call.q_len // (warps * 16)), call.batch)

@@ -7,11 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use metallic::dispatch::{Reason, Support};
-use metallic::graph::{Executable, Feed, Graph, GraphExecutor, LengthPolicy};
+use metallic::graph::{Executable, Feed, Graph, GraphExecutor, LengthPolicy, NodeId};
 use metallic::tensor::{DType, Tensor};
 use metallic::{Error, Result};
 
-use super::sdpa::{Feeds, Plan};
+use super::sdpa::{Feeds, Plan, Types};
 use crate::cuda::error::device_error;
 use crate::cuda::gpu::Gpu;
 use crate::sdpa_graph::{SdpaFeeds, only_sdpa, scalar, tensor};
@@ -73,7 +73,8 @@ impl GraphExecutor for CudaGraphExecutor {
         let (node, feeds) = only_sdpa(graph).ok_or_else(|| {
             self.error("compile", "the graph is not one sdpa node over inputs".to_owned())
         })?;
-        let plan = Plan::new(&self.gpu, node.clone(), input_dtype(graph, node.q))?;
+        let types = Types { q: input_dtype(graph, node.q), kv: input_dtype(graph, node.k) };
+        let plan = Plan::new(&self.gpu, node.clone(), types)?;
         Ok(Arc::new(CudaExecutable { feeds, plan }))
     }
 
@@ -101,7 +102,7 @@ impl GraphExecutor for CudaGraphExecutor {
 }
 
 /// The element type of a fed value.
-fn input_dtype(graph: &Graph, id: metallic::graph::NodeId) -> DType {
+fn input_dtype(graph: &Graph, id: NodeId) -> DType {
     graph.inputs().find(|(input, _)| *input == id).map_or(DType::F32, |(_, input)| input.dtype)
 }
 

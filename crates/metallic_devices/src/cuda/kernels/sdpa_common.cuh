@@ -32,9 +32,12 @@ typedef long long i64;
 #define SOFTCAP 0
 #endif
 
-#ifndef L2_HINT
-#define L2_HINT ".L2::128B"
-#endif
+// f32 queries meet keys of two bytes as a sum of this many parts in the keys' type, and so do weights
+// and values: 2 parts of f16 hold 22 bits, 3 of bf16 hold 24.
+#define PARTS (QT != 0 ? 1 : KT == 2 ? 3 : 2)
+// With parts, weights are larger by this power of two, so that the lower parts are no subnormals.
+#define WEIGHT_SHIFT (QT == 0 && KT == 1 ? 12.0f : 0.0f)
+
 #define LOG2E 1.4426950408889634f
 #define NEG_INF (__int_as_float(0xff800000))
 
@@ -49,11 +52,11 @@ struct SdpaCall {
     const int* kv_lens;
     float* partials;
     u32* counters;
-    i64 q_stride[3];    // batch, head, row
+    i64 q_stride[3];  // batch, head, row
     i64 k_stride[3];
     i64 v_stride[3];
     i64 o_stride[3];
-    i64 mask_stride[4]; // batch, head, row, key; 0 where the mask repeats
+    i64 mask_stride[4];  // batch, head, row, key; 0 where the mask repeats
     i64 left;
     i64 right;
     i64 offset;
@@ -101,6 +104,26 @@ __device__ __forceinline__ u32 pack2(float low, float high) {
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     }
     return packed;
+}
+
+template <int TYPE>
+__device__ __forceinline__ float low_of(u32 packed) {
+    return TYPE == 2 ? __uint_as_float(packed << 16) : half_to_float(static_cast<u16>(packed));
+}
+
+template <int TYPE>
+__device__ __forceinline__ float high_of(u32 packed) {
+    return TYPE == 2 ? __uint_as_float(packed & 0xffff0000u) : half_to_float(static_cast<u16>(packed >> 16));
+}
+
+// Two floats as `PARTS` registers of two elements whose sum they are.
+__device__ __forceinline__ void split2(float low, float high, u32 (&parts)[PARTS]) {
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        parts[part] = pack2<KT>(low, high);
+        low -= low_of<KT>(parts[part]);
+        high -= high_of<KT>(parts[part]);
+    }
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -159,8 +182,7 @@ __device__ __forceinline__ int end_key(const SdpaCall& call, i64 diag, int row, 
 // What the mask tensor adds to a score at one place; −inf where it hides the key.
 __device__ __forceinline__ float mask_value(const SdpaCall& call, i64 row_start, int key) {
 #if MASK_TENSOR == 1
-    return load_element<MASK_T>(
-        advance<MASK_T>(call.mask, row_start + key * call.mask_stride[3]), 0);
+    return load_element<MASK_T>(advance<MASK_T>(call.mask, row_start + key * call.mask_stride[3]), 0);
 #elif MASK_TENSOR == 2
     return static_cast<const u8*>(call.mask)[row_start + key * call.mask_stride[3]] ? 0.0f : NEG_INF;
 #else
@@ -181,8 +203,7 @@ __device__ __forceinline__ bool is_finite(float value) {
 // One row by one warp, in the order of the keys, with no product that a hidden key takes part in:
 // what the words of the op say when values hold NaN or infinity. Slow; for odd types, odd widths,
 // and rows of a fused kernel that came out with NaN or infinity.
-static __device__ __noinline__ void exact_row(const SdpaCall& call, int batch, int head, int row,
-                                              int lane) {
+static __device__ __noinline__ void exact_row(const SdpaCall& call, int batch, int head, int row, int lane) {
     constexpr int Q_PARTS = (HEAD_DIM + 31) / 32;
     constexpr int V_PARTS = (V_DIM + 31) / 32;
     const int kv_head = head / (call.q_heads / call.kv_heads);
@@ -190,14 +211,11 @@ static __device__ __noinline__ void exact_row(const SdpaCall& call, int batch, i
     const i64 diag = diagonal(call, live);
     const int first = first_key(call, diag, row, live);
     const int end = end_key(call, diag, row, live);
-    const void* q = advance<QT>(call.q, batch * call.q_stride[0] + head * call.q_stride[1] +
-                                            row * call.q_stride[2]);
-    const void* keys =
-        advance<KT>(call.k, batch * call.k_stride[0] + kv_head * call.k_stride[1]);
-    const void* values =
-        advance<VT>(call.v, batch * call.v_stride[0] + kv_head * call.v_stride[1]);
-    const i64 mask_row = batch * call.mask_stride[0] + head * call.mask_stride[1] +
-                         row * call.mask_stride[2];
+    const void* q =
+        advance<QT>(call.q, batch * call.q_stride[0] + head * call.q_stride[1] + row * call.q_stride[2]);
+    const void* keys = advance<KT>(call.k, batch * call.k_stride[0] + kv_head * call.k_stride[1]);
+    const void* values = advance<VT>(call.v, batch * call.v_stride[0] + kv_head * call.v_stride[1]);
+    const i64 mask_row = batch * call.mask_stride[0] + head * call.mask_stride[1] + row * call.mask_stride[2];
     float query[Q_PARTS], sum[V_PARTS];
 #pragma unroll
     for (int part = 0; part < Q_PARTS; ++part) {
@@ -234,9 +252,9 @@ static __device__ __noinline__ void exact_row(const SdpaCall& call, int batch, i
         total = total * shrink + weight;
         highest = higher;
     }
-    u8* out = static_cast<u8*>(call.out) +
-              (batch * call.o_stride[0] + head * call.o_stride[1] + row * call.o_stride[2]) *
-                  (QT == 0 ? 4 : 2);
+    u8* out =
+        static_cast<u8*>(call.out) +
+        (batch * call.o_stride[0] + head * call.o_stride[1] + row * call.o_stride[2]) * (QT == 0 ? 4 : 2);
 #pragma unroll
     for (int part = 0; part < V_PARTS; ++part) {
         const int d = part * 32 + lane;
@@ -252,7 +270,7 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 
 // 16 bytes into shared memory, zeros where `live` is false (then nothing is read).
 __device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool live) {
-    asm volatile("cp.async.cg.shared.global" L2_HINT " [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                  "r"(live ? 16 : 0)
                  : "memory");
 }

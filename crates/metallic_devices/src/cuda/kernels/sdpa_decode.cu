@@ -8,13 +8,27 @@
 // memory, where the last one to finish a slice adds the others to it. Live lengths are read on the
 // device and bound the loop.
 //
-// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), QT = KT = VT (1 or 2), WARPS, STAGES,
+// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), KT = VT (1 or 2), QT (KT or 0), WARPS, STAGES,
 // CLUSTER (1 below sm_90). Grid: (splits, kv_heads · tiles of 16 packed rows, batch), splits a
 // multiple of CLUSTER. `partials`: 6 · ROWS · V_DIM bytes for each cluster; `counters`: zeros, CLUSTER
 // for each (head tile, sequence).
 // variant: any
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=1
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=4
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=1
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=2
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=1
 // variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
-// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
 // variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=1
 // variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=4
 // variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
@@ -24,7 +38,7 @@
 // variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
 // variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=1
 // variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=8
-// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DSTAGES=2 -DCLUSTER=16
+// variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
 // variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=1
 // variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=8 -DSTAGES=3 -DCLUSTER=4
 // variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=4
@@ -68,7 +82,7 @@ constexpr int BATCH = 8;
 
 struct Tile {
     int batch, kv_head, group, first_row, rows, live, begin, end;
-    bool single; // one position: the rows are the heads
+    bool single;  // one position: the rows are the heads
     i64 diag;
 };
 
@@ -80,6 +94,11 @@ __device__ __forceinline__ int position_of(const Tile& tile, int row) {
 __device__ __forceinline__ int head_of(const Tile& tile, int row) {
     const int packed = tile.first_row + row;
     return tile.kv_head * tile.group + (tile.single ? packed : packed % tile.group);
+}
+
+// The weight of a score that lies `below` (<= 0) the highest, times 2^shift.
+__device__ __forceinline__ float weight_of(float below, float shift = 0.0f) {
+    return exp2_fast(MASK_TENSOR ? fmaf(below, LOG2E, shift) : below + shift);
 }
 
 // Four values of one row, not yet divided by the sum of their weights.
@@ -97,7 +116,7 @@ __device__ __forceinline__ Part add_up(const Part (&parts)[COUNT]) {
     const float base_line = all.highest == NEG_INF ? 0.0f : all.highest;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const float factor = exp2_fast(parts[i].highest - base_line);
+        const float factor = weight_of(parts[i].highest - base_line);
         all.total = fmaf(parts[i].total, factor, all.total);
         all.value.x = fmaf(parts[i].value.x, factor, all.value.x);
         all.value.y = fmaf(parts[i].value.y, factor, all.value.y);
@@ -108,8 +127,12 @@ __device__ __forceinline__ Part add_up(const Part (&parts)[COUNT]) {
 }
 
 #if CLUSTER > 1
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // The address in block `rank` of the cluster that `address` is in this one.
 __device__ __forceinline__ u32 shared_of(u32 address, int rank) {
@@ -124,22 +147,31 @@ __device__ __forceinline__ Part load_part(u32 values, u32 stats) {
                  : "=f"(part.value.x), "=f"(part.value.y), "=f"(part.value.z), "=f"(part.value.w)
                  : "r"(values)
                  : "memory");
-    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(part.highest), "=f"(part.total) : "r"(stats) : "memory");
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(part.highest), "=f"(part.total)
+                 : "r"(stats)
+                 : "memory");
     return part;
 }
 #endif
 
 // Writes four values of one row and says whether any is NaN or infinite.
-__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int place, const Part& part) {
+__device__ __forceinline__ bool write_out(const SdpaCall& call, const Tile& tile, int place,
+                                          const Part& part) {
     const int row = place / QUADS, d = place % QUADS * 4;
     const float norm = part.total == 0.0f ? 0.0f : 1.0f / part.total;
-    const float value[4] = {part.value.x * norm, part.value.y * norm, part.value.z * norm, part.value.w * norm};
-    u16* out = static_cast<u16*>(call.out) + tile.batch * call.o_stride[0] +
-               head_of(tile, row) * call.o_stride[1] + position_of(tile, row) * call.o_stride[2] + d;
-    *reinterpret_cast<uint2*>(out) =
-        make_uint2(pack2<QT>(value[0], value[1]), pack2<QT>(value[2], value[3]));
-    return !(is_finite(value[0]) && is_finite(value[1]) && is_finite(value[2]) &&
-             is_finite(value[3]));
+    const float value[4] = {part.value.x * norm, part.value.y * norm, part.value.z * norm,
+                            part.value.w * norm};
+    const i64 at = tile.batch * call.o_stride[0] + head_of(tile, row) * call.o_stride[1] +
+                   position_of(tile, row) * call.o_stride[2] + d;
+    if (QT == 0) {
+        *reinterpret_cast<float4*>(static_cast<float*>(call.out) + at) =
+            make_float4(value[0], value[1], value[2], value[3]);
+    } else {
+        *reinterpret_cast<uint2*>(static_cast<u16*>(call.out) + at) =
+            make_uint2(pack2<QT>(value[0], value[1]), pack2<QT>(value[2], value[3]));
+    }
+    return !(is_finite(value[0]) && is_finite(value[1]) && is_finite(value[2]) && is_finite(value[3]));
 }
 
 // After all of `write_out`: does the rows again, exactly, if any was not finite.
@@ -180,10 +212,10 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     auto base_of = [&](int step) { return tile.begin + ((step * active + split) * WARPS + warp) * KEYS; };
     auto is_step = [&](int step) { return split < active && step * active + split < all_steps; };
 
-    const u16* keys_base = static_cast<const u16*>(call.k) + tile.batch * call.k_stride[0] +
-                           tile.kv_head * call.k_stride[1];
-    const u16* values_base = static_cast<const u16*>(call.v) + tile.batch * call.v_stride[0] +
-                             tile.kv_head * call.v_stride[1];
+    const u16* keys_base =
+        static_cast<const u16*>(call.k) + tile.batch * call.k_stride[0] + tile.kv_head * call.k_stride[1];
+    const u16* values_base =
+        static_cast<const u16*>(call.v) + tile.batch * call.v_stride[0] + tile.kv_head * call.v_stride[1];
     const u32 ring = shared_address(shared) + warp * STAGES * STAGE_BYTES;
 
     auto load = [&](int step) {
@@ -215,14 +247,14 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
 
     // Queries as the left operand of the products; rows past the last are zeros.
     const int rows[2] = {lane / 4, lane / 4 + 8};
-    u32 query[HEAD_DIM / 16][4];
+    u32 query[PARTS][HEAD_DIM / 16][4];
     int first[2], last[2];
     i64 mask_row[2] = {0, 0};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = rows[half];
         const bool there = row < tile.rows;
-        const u16* q = static_cast<const u16*>(call.q) + tile.batch * call.q_stride[0];
+        i64 q = tile.batch * call.q_stride[0];
         first[half] = last[half] = 0;
         if (there) {
             const int head = head_of(tile, row), position = position_of(tile, row);
@@ -237,7 +269,16 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
                 const int d = k * 16 + part * 8 + lane % 4 * 2;
-                query[k][part * 2 + half] = there ? *reinterpret_cast<const u32*>(q + d) : 0;
+                u32 parts[PARTS] = {};
+                if (there && QT == 0) {
+                    const float2 x =
+                        *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q + d);
+                    split2(x.x, x.y, parts);
+                } else if (there) {
+                    parts[0] = *reinterpret_cast<const u32*>(static_cast<const u16*>(call.q) + q + d);
+                }
+#pragma unroll
+                for (int p = 0; p < PARTS; ++p) query[p][k][part * 2 + half] = parts[p];
             }
         }
     }
@@ -246,9 +287,10 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
     for (int n = 0; n < V_DIM / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
     float highest[2] = {NEG_INF, NEG_INF}, total[2] = {0.0f, 0.0f};
-#if !SOFTCAP
-    const float scale = call.scale * LOG2E;
-#endif
+    // Scores count in powers of two; with a mask tensor in powers of e, since its lowest numbers
+    // would not survive the factor.
+    constexpr float UNIT = MASK_TENSOR ? 1.0f : LOG2E;
+    const float scale = call.scale * UNIT;
     // Where every row of the tile sees every key.
     const int all_first = first_key(call, tile.diag, position_of(tile, tile.rows - 1), tile.live);
     const int all_last = end_key(call, tile.diag, position_of(tile, 0), tile.live);
@@ -267,8 +309,11 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int k = 0; k < HEAD_DIM / 16; ++k) {
             u32 b[4];
             load_matrix_4(b, stage + k_lane + k * 32);
-            multiply_add<QT>(score[0], query[k], b[0], b[1]);
-            multiply_add<QT>(score[1], query[k], b[2], b[3]);
+#pragma unroll
+            for (int p = 0; p < PARTS; ++p) {
+                multiply_add<KT>(score[0], query[p][k], b[0], b[1]);
+                multiply_add<KT>(score[1], query[p][k], b[2], b[3]);
+            }
         }
         const bool masked = MASK_TENSOR != 0 || base < all_first || base + KEYS > min(end, all_last);
 #pragma unroll
@@ -278,14 +323,13 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
                 const int half = e / 2;
                 const int key = base + n * 8 + lane % 4 * 2 + e % 2;
 #if SOFTCAP
-                float x = call.softcap * tanhf(score[n][e] * call.scale / call.softcap) * LOG2E;
+                float x = call.softcap * tanhf(score[n][e] * call.scale / call.softcap) * UNIT;
 #else
                 float x = score[n][e] * scale;
 #endif
                 if (masked) {
                     const bool seen = key >= first[half] && key < min(end, last[half]);
-                    x = seen ? x + LOG2E * (MASK_TENSOR ? mask_value(call, mask_row[half], key) : 0)
-                             : NEG_INF;
+                    x = seen ? x + mask_value(call, mask_row[half], key) : NEG_INF;
                 }
                 score[n][e] = x;
             }
@@ -297,14 +341,14 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
                                      fmaxf(score[1][half * 2], score[1][half * 2 + 1]));
             const float higher = fmaxf(highest[half], quad_max(here));
             const float base_line = higher == NEG_INF ? 0.0f : higher;
-            shrink[half] = exp2_fast(highest[half] - base_line);
+            shrink[half] = weight_of(highest[half] - base_line);
             highest[half] = higher;
             float here_total = 0.0f;
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
 #pragma unroll
                 for (int e = half * 2; e < half * 2 + 2; ++e) {
-                    score[n][e] = exp2_fast(score[n][e] - base_line);
+                    score[n][e] = weight_of(score[n][e] - base_line, WEIGHT_SHIFT);
                     here_total += score[n][e];
                 }
             }
@@ -319,15 +363,23 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
                 sum[n][3] *= shrink[1];
             }
         }
-        const u32 weight[4] = {
-            pack2<QT>(score[0][0], score[0][1]), pack2<QT>(score[0][2], score[0][3]),
-            pack2<QT>(score[1][0], score[1][1]), pack2<QT>(score[1][2], score[1][3])};
+        u32 weight[PARTS][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            u32 parts[PARTS];
+            split2(score[i / 2][i % 2 * 2], score[i / 2][i % 2 * 2 + 1], parts);
+#pragma unroll
+            for (int p = 0; p < PARTS; ++p) weight[p][i] = parts[p];
+        }
 #pragma unroll
         for (int n = 0; n < V_DIM / 16; ++n) {
             u32 b[4];
             load_matrix_4_transposed(b, stage + v_lane + n * 32);
-            multiply_add<QT>(sum[n * 2], weight, b[0], b[1]);
-            multiply_add<QT>(sum[n * 2 + 1], weight, b[2], b[3]);
+#pragma unroll
+            for (int p = 0; p < PARTS; ++p) {
+                multiply_add<KT>(sum[n * 2], weight[p], b[0], b[1]);
+                multiply_add<KT>(sum[n * 2 + 1], weight[p], b[2], b[3]);
+            }
         }
     }
     total[0] = quad_sum(total[0]);
@@ -373,7 +425,8 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     cluster_arrive();
     cluster_wait();
     auto of_cluster = [&](int place) {
-        const u32 values = shared_address(block_sums + place * 4), stats = shared_address(block_stats + place / QUADS);
+        const u32 values = shared_address(block_sums + place * 4),
+                  stats = shared_address(block_stats + place / QUADS);
         Part parts[CLUSTER];
 #pragma unroll
         for (int r = 0; r < CLUSTER; ++r) parts[r] = load_part(shared_of(values, r), shared_of(stats, r));
@@ -385,9 +438,10 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     const i64 head = static_cast<i64>(blockIdx.z) * gridDim.y + blockIdx.y;
     const int room = call.splits / CLUSTER;
     float4* part_values = reinterpret_cast<float4*>(call.partials) + head * room * ROWS * QUADS;
-    float2* part_stats = reinterpret_cast<float2*>(reinterpret_cast<float4*>(call.partials) +
-                                                   static_cast<i64>(gridDim.z) * gridDim.y * room * ROWS * QUADS) +
-                         head * room * ROWS * QUADS;
+    float2* part_stats =
+        reinterpret_cast<float2*>(reinterpret_cast<float4*>(call.partials) +
+                                  static_cast<i64>(gridDim.z) * gridDim.y * room * ROWS * QUADS) +
+        head * room * ROWS * QUADS;
     bool bad = false;
     for (int place = rank * THREADS + threadIdx.x; place < places; place += CLUSTER * THREADS) {
         const Part part = of_cluster(place);

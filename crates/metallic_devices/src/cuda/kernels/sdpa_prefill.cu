@@ -7,10 +7,12 @@
 // Keys that no row of the block sees are never read. Blocks of the last queries come first: under a
 // causal mask they take longest.
 //
-// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), QT = KT = VT (1 or 2), MASK_TENSOR,
+// Compiled per call class: HEAD_DIM, V_DIM (multiples of 16), KT = VT (1 or 2), QT (KT or 0), MASK_TENSOR,
 // MASK_T, SOFTCAP, WARPS, KEYS (a multiple of 16). `scale` must be above 0 unless SOFTCAP or
 // MASK_TENSOR. Grid: (q_heads, query blocks, batch).
 // variant: any
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DKEYS=64
+// variant: -DQT=0 -DKT=1 -DVT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DKEYS=64
 // variant: -DQT=1 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DKEYS=64
 // variant: -DQT=2 -DHEAD_DIM=64 -DV_DIM=64 -DWARPS=4 -DKEYS=64
 // variant: -DQT=1 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DKEYS=64
@@ -32,11 +34,12 @@ constexpr int QUERIES = WARPS * 16;
 // One 16-byte pad a row: eight rows of one column then lie in eight different bank groups.
 constexpr int Q_PITCH = HEAD_DIM * 2 + 16;
 constexpr int V_PITCH = V_DIM * 2 + 16;
-constexpr int Q_BYTES = QUERIES * Q_PITCH;
+constexpr int Q_PART = QUERIES * Q_PITCH;
+constexpr int Q_BYTES = PARTS * Q_PART;
 constexpr int K_BYTES = KEYS * Q_PITCH;
 constexpr int V_BYTES = KEYS * V_PITCH;
 // Above this width the queries stay in shared memory, since registers are full of sums.
-constexpr bool QUERIES_IN_REGISTERS = HEAD_DIM <= 128;
+constexpr bool QUERIES_IN_REGISTERS = PARTS == 1 && HEAD_DIM <= 128;
 
 // `rows` rows of WIDTH elements from `from` into shared memory, zeros from row `live` on.
 template <int WIDTH, int COUNT>
@@ -51,6 +54,13 @@ __device__ __forceinline__ void load_rows(u32 to, const u16* from, i64 stride, i
                           from + (there ? row : 0) * stride + chunk * 8, there);
         }
     }
+}
+
+// 2^(score · factor − base_line + shift); with a mask tensor the same of powers of e, in an order in
+// which lowest numbers cancel.
+__device__ __forceinline__ float weight_of(float score, float factor, float base_line, float shift = 0.0f) {
+    if (MASK_TENSOR) return exp2_fast(fmaf(score - base_line, LOG2E, shift));
+    return exp2_fast(fmaf(score, factor, shift - base_line));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
@@ -69,8 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const int all_first = first_key(call, diag, first_query + queries - 1, live);
     const int all_last = end_key(call, diag, first_query, live);
 
-    const u16* q = static_cast<const u16*>(call.q) + batch * call.q_stride[0] +
-                   head * call.q_stride[1] + first_query * call.q_stride[2];
+    const i64 q = batch * call.q_stride[0] + head * call.q_stride[1] + first_query * call.q_stride[2];
     const u16* k = static_cast<const u16*>(call.k) + batch * call.k_stride[0] + kv_head * call.k_stride[1];
     const u16* v = static_cast<const u16*>(call.v) + batch * call.v_stride[0] + kv_head * call.v_stride[1];
     const u32 q_shared = shared_address(shared);
@@ -93,7 +102,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         }
         copy_commit();
     };
-    load_rows<HEAD_DIM, QUERIES>(q_shared, q, call.q_stride[2], queries);
+#if QT == 0
+    for (int at = threadIdx.x; at < QUERIES * HEAD_DIM / 2; at += THREADS) {
+        const int row = at / (HEAD_DIM / 2), d = at % (HEAD_DIM / 2) * 2;
+        float2 x = make_float2(0.0f, 0.0f);
+        if (row < queries)
+            x = *reinterpret_cast<const float2*>(static_cast<const float*>(call.q) + q +
+                                                 row * call.q_stride[2] + d);
+        u32 parts[PARTS];
+        split2(x.x, x.y, parts);
+#pragma unroll
+        for (int p = 0; p < PARTS; ++p)
+            *reinterpret_cast<u32*>(shared + p * Q_PART + row * Q_PITCH + d * 2) = parts[p];
+    }
+#else
+    load_rows<HEAD_DIM, QUERIES>(q_shared, static_cast<const u16*>(call.q) + q, call.q_stride[2], queries);
+#endif
     load_keys(0);
     load_values(0);
 
@@ -114,7 +138,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
     for (int n = 0; n < V_DIM / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
     float highest[2] = {NEG_INF, NEG_INF}, total[2] = {0.0f, 0.0f};
-    const float scale = call.scale * LOG2E;
+    // Scores count in powers of two; with a mask tensor in powers of e, since its lowest numbers
+    // would not survive the factor.
+    constexpr float UNIT = MASK_TENSOR ? 1.0f : LOG2E;
+    const float scale = call.scale * UNIT;
 
     for (int step = 0; step < steps; ++step) {
         const int base = begin + step * KEYS;
@@ -123,19 +150,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         load_keys(step + 1);
         if (QUERIES_IN_REGISTERS && step == 0) {
 #pragma unroll
-            for (int n = 0; n < HEAD_DIM / 16; ++n) load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], q_lane + n * 32);
+            for (int n = 0; n < HEAD_DIM / 16; ++n)
+                load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], q_lane + n * 32);
         }
 
         float score[KEYS / 8][4] = {};
 #pragma unroll
         for (int d = 0; d < HEAD_DIM / 16; ++d) {
-            if (!QUERIES_IN_REGISTERS) load_matrix_4(query[0], q_lane + d * 32);
+            u32 a[PARTS][4];
+#pragma unroll
+            for (int p = 0; p < PARTS; ++p) {
+                if (QUERIES_IN_REGISTERS) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) a[p][i] = query[QUERIES_IN_REGISTERS ? d : 0][i];
+                } else {
+                    load_matrix_4(a[p], q_lane + p * Q_PART + d * 32);
+                }
+            }
 #pragma unroll
             for (int n = 0; n < KEYS / 16; ++n) {
                 u32 b[4];
                 load_matrix_4(b, k_lane + step % 2 * K_BYTES + n * 16 * Q_PITCH + d * 32);
-                multiply_add<QT>(score[n * 2], query[QUERIES_IN_REGISTERS ? d : 0], b[0], b[1]);
-                multiply_add<QT>(score[n * 2 + 1], query[QUERIES_IN_REGISTERS ? d : 0], b[2], b[3]);
+#pragma unroll
+                for (int p = 0; p < PARTS; ++p) {
+                    multiply_add<KT>(score[n * 2], a[p], b[0], b[1]);
+                    multiply_add<KT>(score[n * 2 + 1], a[p], b[2], b[3]);
+                }
             }
         }
 
@@ -145,7 +185,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) score[n][e] = call.softcap * LOG2E * tanhf(score[n][e] * call.scale / call.softcap);
+            for (int e = 0; e < 4; ++e)
+                score[n][e] = call.softcap * UNIT * tanhf(score[n][e] * call.scale / call.softcap);
         }
 #endif
         if (MASK_TENSOR != 0 || base < all_first || base + KEYS > all_last) {
@@ -157,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                     const bool seen = key >= first[e / 2] && key < last[e / 2];
 #if MASK_TENSOR
                     const float x = SOFTCAP ? score[n][e] : score[n][e] * scale;
-                    score[n][e] = seen ? fmaf(mask_value(call, mask_row[e / 2], key), LOG2E, x) : NEG_INF;
+                    score[n][e] = seen ? x + mask_value(call, mask_row[e / 2], key) : NEG_INF;
 #else
                     score[n][e] = seen ? score[n][e] : NEG_INF;
 #endif
@@ -169,17 +210,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int half = 0; half < 2; ++half) {
             float here = NEG_INF;
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) here = fmaxf(here, fmaxf(score[n][half * 2], score[n][half * 2 + 1]));
+            for (int n = 0; n < KEYS / 8; ++n)
+                here = fmaxf(here, fmaxf(score[n][half * 2], score[n][half * 2 + 1]));
             const float higher = fmaxf(highest[half], quad_max(here));
             const float base_line = higher == NEG_INF ? 0.0f : higher * factor;
-            const float shrink = exp2_fast(highest[half] * factor - base_line);
+            const float shrink = weight_of(highest[half], factor, base_line);
             highest[half] = higher;
             float here_total = 0.0f;
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
                 for (int e = half * 2; e < half * 2 + 2; ++e) {
-                    score[n][e] = exp2_fast(fmaf(score[n][e], factor, -base_line));
+                    score[n][e] = weight_of(score[n][e], factor, base_line, WEIGHT_SHIFT);
                     here_total += score[n][e];
                 }
             }
@@ -196,20 +238,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         load_values(step + 1);
 #pragma unroll
         for (int n = 0; n < KEYS / 16; ++n) {
-            const u32 weight[4] = {pack2<QT>(score[n * 2][0], score[n * 2][1]),
-                                   pack2<QT>(score[n * 2][2], score[n * 2][3]),
-                                   pack2<QT>(score[n * 2 + 1][0], score[n * 2 + 1][1]),
-                                   pack2<QT>(score[n * 2 + 1][2], score[n * 2 + 1][3])};
+            u32 weight[PARTS][4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                u32 parts[PARTS];
+                split2(score[n * 2 + i / 2][i % 2 * 2], score[n * 2 + i / 2][i % 2 * 2 + 1], parts);
+#pragma unroll
+                for (int p = 0; p < PARTS; ++p) weight[p][i] = parts[p];
+            }
 #pragma unroll
             for (int d = 0; d < V_DIM / 16; ++d) {
                 u32 b[4];
                 load_matrix_4_transposed(b, v_lane + step % 2 * V_BYTES + n * 16 * V_PITCH + d * 32);
-                multiply_add<QT>(sum[d * 2], weight, b[0], b[1]);
-                multiply_add<QT>(sum[d * 2 + 1], weight, b[2], b[3]);
+#pragma unroll
+                for (int p = 0; p < PARTS; ++p) {
+                    multiply_add<KT>(sum[d * 2], weight[p], b[0], b[1]);
+                    multiply_add<KT>(sum[d * 2 + 1], weight[p], b[2], b[3]);
+                }
             }
         }
     }
 
+#if QT == 0
+    // Rows leave as they are.
+    copy_wait<0>();
+    bool bad = false;
+    const int mine = min(16, queries - warp * 16);
+    float* out = static_cast<float*>(call.out) + batch * call.o_stride[0] + head * call.o_stride[1] +
+                 (first_query + warp * 16) * call.o_stride[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float all = quad_sum(total[half]);
+        const float norm = all == 0.0f ? 0.0f : 1.0f / all;
+        const int row = lane / 4 + half * 8;
+        bad |= !is_finite(all);
+#pragma unroll
+        for (int n = 0; n < V_DIM / 8; ++n) {
+            const float2 x = make_float2(sum[n][half * 2] * norm, sum[n][half * 2 + 1] * norm);
+            bad |= !is_finite(x.x) || !is_finite(x.y);
+            if (row < mine)
+                *reinterpret_cast<float2*>(out + row * call.o_stride[2] + n * 8 + lane % 4 * 2) = x;
+        }
+    }
+#else
     // Rows leave through this warp's own part of the queries' memory, 16 bytes a thread.
     copy_wait<0>();
     // Without a step no barrier has yet passed since the queries were asked for.
@@ -226,7 +297,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int n = 0; n < V_DIM / 8; ++n) {
             const float x = sum[n][half * 2] * norm, y = sum[n][half * 2 + 1] * norm;
             bad |= !is_finite(x) || !is_finite(y);
-            *reinterpret_cast<u32*>(stage + (lane / 4 + half * 8) * O_PITCH + n * 16 + lane % 4 * 4) = pack2<QT>(x, y);
+            *reinterpret_cast<u32*>(stage + (lane / 4 + half * 8) * O_PITCH + n * 16 + lane % 4 * 4) =
+                pack2<QT>(x, y);
         }
     }
     __syncwarp();
@@ -242,9 +314,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                 *reinterpret_cast<const uint4*>(stage + row * O_PITCH + chunk * 16);
         }
     }
+#endif
     // A NaN or infinity may come from a value behind a mask: then these rows are done again.
     if (__any_sync(0xffffffffu, bad)) {
         __syncwarp();
-        for (int row = 0; row < mine; ++row) exact_row(call, batch, head, first_query + warp * 16 + row, lane);
+        for (int row = 0; row < mine; ++row)
+            exact_row(call, batch, head, first_query + warp * 16 + row, lane);
     }
 }

@@ -68,11 +68,14 @@ struct Shared {
 };
 
 __device__ __forceinline__ void barrier_init(u64& barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals)
+                 : "memory");
 }
 
 __device__ __forceinline__ void barrier_expect(u64& barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
+                 "r"(bytes)
+                 : "memory");
 }
 
 __device__ __forceinline__ void barrier_arrive(u64& barrier) {
@@ -87,14 +90,17 @@ __device__ __forceinline__ void barrier_wait(u64& barrier, int parity) {
         "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
         "@p bra done;\n"
         "bra again;\n"
-        "done:\n}\n" ::"r"(shared_address(&barrier)), "r"(parity)
+        "done:\n}\n" ::"r"(shared_address(&barrier)),
+        "r"(parity)
         : "memory");
 }
 
 // One box of a tensor into shared memory; the barrier counts its bytes.
-__device__ __forceinline__ void copy_box(u32 to, const TensorMap& map, u64& barrier, int element, int row, int head, int batch) {
+__device__ __forceinline__ void copy_box(u32 to, const TensorMap& map, u64& barrier, int element, int row,
+                                         int head, int batch) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
+        "%6}], [%2];" ::"r"(to),
         "l"(&map), "r"(shared_address(&barrier)), "r"(element), "r"(row), "r"(head), "r"(batch)
         : "memory");
 }
@@ -112,7 +118,9 @@ __device__ __forceinline__ void named_arrive(int id) {
 // A tile in shared memory: rows of 128 bytes in swizzled groups of eight. The upper half says the
 // swizzle and the 1024 bytes between groups; the lower half the address and, where the columns run
 // along the result, the bytes to the next 64 columns. Adding to the address never carries over.
-__device__ __forceinline__ u32 descriptor_low(u32 address, int panel) { return (address & 0x3ffff) >> 4 | panel >> 4 << 16; }
+__device__ __forceinline__ u32 descriptor_low(u32 address, int panel) {
+    return (address & 0x3ffff) >> 4 | panel >> 4 << 16;
+}
 
 __device__ __forceinline__ u64 descriptor(u32 low, int bytes) {
     u64 result;
@@ -151,11 +159,11 @@ __device__ __forceinline__ void produce(const SdpaCall& call, const TensorMap& q
                                         u32 v_shared, int total) {
     int tile = 0, pieces = 0, index = blockIdx.x;
     for (int turn = 0;; ++turn) {
-        const int slot = turn % 2;
+        const int side = turn % 2;
         const Work work = work_at(call, index, total);
-        barrier_wait(sync.work_empty[slot], (turn / 2 % 2) ^ 1);
-        sync.work[slot] = work;
-        barrier_arrive(sync.work_full[slot]);
+        barrier_wait(sync.work_empty[side], (turn / 2 % 2) ^ 1);
+        sync.work[side] = work;
+        barrier_arrive(sync.work_full[side]);
         if (work.tiles < 0) break;
         index = gridDim.x + atomicAdd(call.counters, 1);
         if (work.tiles == 0) continue;
@@ -165,7 +173,8 @@ __device__ __forceinline__ void produce(const SdpaCall& call, const TensorMap& q
         barrier_expect(sync.q_full[buffer], Q_BYTES);
 #pragma unroll
         for (int panel = 0; panel < PANELS; ++panel) {
-            copy_box(q_shared + buffer * Q_BYTES + panel * Q_PANEL, q_map, sync.q_full[buffer], panel * 64, work.first_query, work.head, work.batch);
+            copy_box(q_shared + buffer * Q_BYTES + panel * Q_PANEL, q_map, sync.q_full[buffer], panel * 64,
+                     work.first_query, work.head, work.batch);
         }
         // Keys run one tile ahead of values, as they are used.
         for (int i = 0; i <= work.tiles; ++i) {
@@ -176,7 +185,8 @@ __device__ __forceinline__ void produce(const SdpaCall& call, const TensorMap& q
                 barrier_expect(sync.k_full[stage], TILE_BYTES);
 #pragma unroll
                 for (int panel = 0; panel < PANELS; ++panel) {
-                    copy_box(k_shared + stage * TILE_BYTES + panel * K_PANEL, k_map, sync.k_full[stage], panel * 64, row, work.kv_head, work.batch);
+                    copy_box(k_shared + stage * TILE_BYTES + panel * K_PANEL, k_map, sync.k_full[stage],
+                             panel * 64, row, work.kv_head, work.batch);
                 }
             }
             if (i > 0) {
@@ -185,7 +195,8 @@ __device__ __forceinline__ void produce(const SdpaCall& call, const TensorMap& q
                 barrier_expect(sync.v_full[stage], TILE_BYTES);
 #pragma unroll
                 for (int panel = 0; panel < PANELS; ++panel) {
-                    copy_box(v_shared + stage * TILE_BYTES + panel * K_PANEL, v_map, sync.v_full[stage], panel * 64, row + KEYS, work.kv_head, work.batch);
+                    copy_box(v_shared + stage * TILE_BYTES + panel * K_PANEL, v_map, sync.v_full[stage],
+                             panel * 64, row + KEYS, work.kv_head, work.batch);
                 }
             }
         }
@@ -206,7 +217,8 @@ struct Rows {
 
 // Takes the scores into the rows' maxima; `base_line` is what their exponents start from, `shrink` the
 // factor of everything summed before.
-__device__ __forceinline__ void raise(const float (&score)[KEYS / 2], Rows& rows, float (&base_line)[2], float (&shrink)[2], float scale) {
+__device__ __forceinline__ void raise(const float (&score)[KEYS / 2], Rows& rows, float (&base_line)[2],
+                                      float (&shrink)[2], float scale) {
     float here[2][2];
 #pragma unroll
     for (int e = 0; e < 4; ++e) here[e / 2][e % 2] = score[e];
@@ -225,13 +237,14 @@ __device__ __forceinline__ void raise(const float (&score)[KEYS / 2], Rows& rows
 }
 
 // Turns scores into packed weights and shrinks the sums, a bit of each at a time: the exponentials
-// leave most issue slots empty, and the rest goes there.
-__device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weight)[KEYS / 4], float (&sum)[HEAD_DIM / 2], Rows& rows,
-                                      const float (&base_line)[2], const float (&shrink)[2], float scale) {
+// leave the issue port idle most of the time, and the rest goes there.
+__device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weight)[KEYS / 4],
+                                      float (&sum)[HEAD_DIM / 2], Rows& rows, const float (&base_line)[2],
+                                      const float (&shrink)[2], float scale) {
     float all[2][2] = {};
-    constexpr int PARTS = KEYS / 8, SUMS = HEAD_DIM / 2;
+    constexpr int STEPS = KEYS / 8, SUMS = HEAD_DIM / 2;
 #pragma unroll
-    for (int j = 0; j < PARTS; ++j) {
+    for (int j = 0; j < STEPS; ++j) {
         float x[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -242,11 +255,12 @@ __device__ __forceinline__ void weigh(const float (&score)[KEYS / 2], u32 (&weig
         weight[j * 2 + 1] = pack2<QT>(x[2], x[3]);
 #pragma unroll
         for (int n = 0; n < SUMS; ++n) {
-            if (n * PARTS / SUMS == j) sum[n] *= shrink[n / 2 % 2];
+            if (n * STEPS / SUMS == j) sum[n] *= shrink[n / 2 % 2];
         }
     }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) rows.total[half] = fmaf(rows.total[half], shrink[half], all[half][0] + all[half][1]);
+    for (int half = 0; half < 2; ++half)
+        rows.total[half] = fmaf(rows.total[half], shrink[half], all[half][0] + all[half][1]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
@@ -296,7 +310,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < HEAD_DIM / 16; ++k) {
-                wgmma_shared(score, descriptor(a, k / 4 * Q_PANEL + k % 4 * 32), descriptor(b, k / 4 * K_PANEL + k % 4 * 32), k > 0);
+                wgmma_shared(score, descriptor(a, k / 4 * Q_PANEL + k % 4 * 32),
+                             descriptor(b, k / 4 * K_PANEL + k % 4 * 32), k > 0);
             }
             wgmma_commit();
         };
@@ -304,7 +319,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
             const u32 b = v_low + stage * (TILE_BYTES / 16);
             wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < KEYS / 16; ++k) wgmma_registers(sum, weight + k * 4, descriptor(b, k * 2048), k > 0 ? 1 : add);
+            for (int k = 0; k < KEYS / 16; ++k)
+                wgmma_registers(sum, weight + k * 4, descriptor(b, k * 2048), k > 0 ? 1 : add);
             wgmma_commit();
         };
         auto release = [&](u64& barrier) {
@@ -320,13 +336,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                 const float all = quad_sum(totals[half]);
                 const float norm = all == 0.0f ? 0.0f : 1.0f / all;
                 bad |= !is_finite(all);
-                u16* out = static_cast<u16*>(call.out) + batch * call.o_stride[0] + head * call.o_stride[1] + row * call.o_stride[2] + lane % 4 * 8;
+                u16* out = static_cast<u16*>(call.out) + batch * call.o_stride[0] + head * call.o_stride[1] +
+                           row * call.o_stride[2] + lane % 4 * 8;
 #pragma unroll
                 for (int j = 0; j < HEAD_DIM / 8; j += 4) {
                     u32 x[4];
 #pragma unroll
                     for (int n = 0; n < 4; ++n) {
-                        const float low = sum[(j + n) * 4 + half * 2] * norm, high = sum[(j + n) * 4 + half * 2 + 1] * norm;
+                        const float low = sum[(j + n) * 4 + half * 2] * norm,
+                                    high = sum[(j + n) * 4 + half * 2 + 1] * norm;
                         bad |= !is_finite(low) || !is_finite(high);
                         x[n] = pack2<QT>(low, high);
                     }
@@ -338,14 +356,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                     const u32 high0 = odd ? b : x[2], high1 = odd ? x[3] : b;
                     const u32 c = __shfl_xor_sync(0xffffffffu, upper ? low0 : high0, 2);
                     const u32 d = __shfl_xor_sync(0xffffffffu, upper ? low1 : high1, 2);
-                    const uint4 values = upper ? make_uint4(c, d, high0, high1) : make_uint4(low0, low1, c, d);
+                    const uint4 values =
+                        upper ? make_uint4(c, d, high0, high1) : make_uint4(low0, low1, c, d);
                     if (row < call.q_len) *reinterpret_cast<uint4*>(out + j * 8) = values;
                 }
             }
             // A NaN or infinity may come from a value behind a mask: then these rows are done again.
             if (__any_sync(0xffffffffu, bad)) {
                 __syncwarp();
-                for (int row = first_row; row < min(first_row + 16, call.q_len); ++row) exact_row(call, batch, head, row, lane);
+                for (int row = first_row; row < min(first_row + 16, call.q_len); ++row)
+                    exact_row(call, batch, head, row, lane);
             }
         };
 
@@ -360,23 +380,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
         for (int n = 0; n < HEAD_DIM / 2; ++n) sum[n] = 0.0f;
         if (PASS_ON && group == GROUPS - 1) named_arrive<256>(1);
         for (int turn = 0;; ++turn) {
-            const int slot = turn % 2;
-            barrier_wait(sync.work_full[slot], turn / 2 % 2);
-            const Work work = sync.work[slot];
-            release(sync.work_empty[slot]);
+            const int side = turn % 2;
+            barrier_wait(sync.work_full[side], turn / 2 % 2);
+            const Work work = sync.work[side];
+            release(sync.work_empty[side]);
             if (work.tiles < 0) break;
             const int first_row = work.first_query + group_row;
             if (work.tiles == 0) {
                 for (int at = lane; at < 16 * (HEAD_DIM / 8); at += 32) {
                     const int row = first_row + at / (HEAD_DIM / 8);
-                    u16* out = static_cast<u16*>(call.out) + work.batch * call.o_stride[0] + work.head * call.o_stride[1] + row * call.o_stride[2];
-                    if (row < call.q_len) *reinterpret_cast<uint4*>(out + at % (HEAD_DIM / 8) * 8) = make_uint4(0, 0, 0, 0);
+                    u16* out = static_cast<u16*>(call.out) + work.batch * call.o_stride[0] +
+                               work.head * call.o_stride[1] + row * call.o_stride[2];
+                    if (row < call.q_len)
+                        *reinterpret_cast<uint4*>(out + at % (HEAD_DIM / 8) * 8) = make_uint4(0, 0, 0, 0);
                 }
                 continue;
             }
             const int row = first_row + lane / 4;
-            const int first[2] = {first_key(call, work.diag, row, work.live), first_key(call, work.diag, row + 8, work.live)};
-            const int last[2] = {end_key(call, work.diag, row, work.live), end_key(call, work.diag, row + 8, work.live)};
+            const int first[2] = {first_key(call, work.diag, row, work.live),
+                                  first_key(call, work.diag, row + 8, work.live)};
+            const int last[2] = {end_key(call, work.diag, row, work.live),
+                                 end_key(call, work.diag, row + 8, work.live)};
             // Where every row of this group sees every key.
             const int all_first = first_key(call, work.diag, work.first_query + group * 64 + 63, work.live);
             const int all_last = end_key(call, work.diag, work.first_query + group * 64, work.live);
@@ -419,10 +443,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                 if (i == 0 && base + KEYS > work.live && work.live < call.kv_len) {
                     // What lies past the live length may be anything: no product may see it.
                     barrier_wait(sync.v_full[stage], now / STAGES & 1);
-                    u8* values = shared + 2 * Q_BYTES + (STAGES + stage) * TILE_BYTES + (work.live - base) * 128;
+                    u8* values =
+                        shared + 2 * Q_BYTES + (STAGES + stage) * TILE_BYTES + (work.live - base) * 128;
                     const int dead = (base + KEYS - work.live) * 8;
                     for (int at = threadIdx.x - 128; at < dead * PANELS; at += GROUPS * 128) {
-                        *reinterpret_cast<uint4*>(values + at / dead * K_PANEL + at % dead * 16) = make_uint4(0, 0, 0, 0);
+                        *reinterpret_cast<uint4*>(values + at / dead * K_PANEL + at % dead * 16) =
+                            make_uint4(0, 0, 0, 0);
                     }
                     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
                     named_sync<GROUPS * 128>(8);

@@ -121,11 +121,12 @@ fn outer_strides(tensor: &Tensor) -> [i64; 3] {
     })
 }
 
-/// Whether every row of `tensor` (2-byte elements) starts where the copy engines can read it.
+/// Whether every row of `tensor` starts where the copy engines can read it.
 pub(super) fn is_aligned(tensor: &Tensor) -> bool {
     let strides = outer_strides(tensor);
-    let bytes = strides.iter().map(|stride| *stride as u64 * 2);
-    device_ptr(tensor).is_multiple_of(ALIGNMENT) && bytes.into_iter().all(|b| b % ALIGNMENT == 0)
+    let element = tensor.dtype().block_bytes() as u64;
+    let aligned = |bytes: u64| bytes.is_multiple_of(ALIGNMENT);
+    aligned(device_ptr(tensor)) && strides.iter().all(|stride| aligned(*stride as u64 * element))
 }
 
 #[cfg(test)]

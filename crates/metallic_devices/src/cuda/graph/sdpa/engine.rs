@@ -38,6 +38,8 @@ pub(super) struct Abilities {
     pub head_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
+    /// Parts a query is multiplied in.
+    pub parts: usize,
     /// Whether later queries see more keys than earlier ones.
     pub causal: bool,
 }
@@ -77,7 +79,8 @@ impl Engine {
                 ring.max((warps + 1) * PACKED_ROWS * (v_dim + 4) * 4)
             }
             Engine::Prefill { warps, keys } => {
-                warps * 16 * (head_dim * 2 + 16) + 2 * keys * abilities.row_bytes()
+                let queries = abilities.parts * warps * 16 * (head_dim * 2 + 16);
+                queries + 2 * keys * abilities.row_bytes()
             }
             Engine::Hopper { groups, keys, .. } => {
                 2 * groups * 64 * head_dim * 2 + 2 * HOPPER_STAGES * keys * head_dim * 2
@@ -124,8 +127,13 @@ const FEW_KEYS: usize = 1024;
 const CLUSTER_KEYS: usize = 8192;
 /// The largest cluster that every chip of Hopper's kind takes.
 const PORTABLE_CLUSTER: usize = 8;
+/// Blocks that share the keys of a head at most.
+const MAX_SPLITS: usize = 32;
 /// Pieces of causal work in a wave: enough to level out, few enough for the cache.
 const WAVE: usize = 512;
+
+/// Keys and values, in bytes, that stay in the second-level cache whatever the order.
+const CACHED: usize = 16 << 20;
 
 /// The kernel for a call.
 pub(super) fn choose(lengths: Lengths, abilities: Abilities) -> Engine {
@@ -162,26 +170,22 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
     let many_heads = room == 1;
     // Narrow heads want more warps to a block, wide ones more blocks to a multiprocessor.
     let warps = if few && !many_heads || many_heads && wide { 4 } else { 8 };
-    let stages = if warps == 8 && !wide { 3 } else { 2 };
     let steps = lengths.kv_len.div_ceil(warps * 16).max(1);
     let one_cluster = hopper && !few && lengths.kv_len <= CLUSTER_KEYS && power >= 16;
+    let stages = if wide || few || one_cluster { 2 } else { 3 };
     let (splits, cluster) = if few {
         let splits = power.min(PORTABLE_CLUSTER).min(1 << steps.ilog2());
         (splits, splits)
     } else if one_cluster {
         (16, 16)
     } else {
-        let splits = power.min(32).min(steps);
-        (
-            splits,
-            if splits < 32 {
-                1
-            } else if wide {
-                2
-            } else {
-                4
-            },
-        )
+        let splits = power.min(MAX_SPLITS).min(steps);
+        let cluster = match splits {
+            MAX_SPLITS if wide => 2,
+            MAX_SPLITS => 4,
+            _ => 1,
+        };
+        (splits, cluster)
     };
     Engine::Decode { warps, stages, cluster: if hopper { cluster } else { 1 }, splits }
 }
@@ -189,17 +193,23 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
 fn hopper(lengths: Lengths, abilities: Abilities) -> Engine {
     let Lengths { batch, q_heads, q_len, kv_len, .. } = lengths;
     let heads = batch * q_heads;
-    let small_pieces = heads * q_len.div_ceil(64);
+    let pieces = heads * q_len.div_ceil(64);
+    // Two blocks of 64 queries run at once on a multiprocessor.
+    let at_once = pieces <= 2 * abilities.multiprocessors && q_len <= 256;
     let (groups, keys) = match abilities.wide() {
         false if q_len.max(kv_len) <= 128 => return prefill(abilities),
         false if q_len < 2048 => (1, 128),
         false => (2, 192),
-        // Two blocks of 64 queries run at once on a multiprocessor.
-        true if small_pieces <= 2 * abilities.multiprocessors && q_len <= 256 => (1, 64),
+        true if at_once || abilities.causal && q_len <= 128 => (1, 64),
         true => (2, 128),
     };
     let blocks = q_len.div_ceil(64 * groups);
-    let heads_per_wave = if abilities.causal { (WAVE / blocks).clamp(1, heads.max(1)) } else { 1 };
+    let kv_bytes = batch * lengths.kv_heads * kv_len * (abilities.head_dim + abilities.v_dim) * 2;
+    let heads_per_wave = match abilities.causal {
+        false => 1,
+        true if kv_bytes <= CACHED => heads.max(1),
+        true => (WAVE / blocks).clamp(1, heads.max(1)),
+    };
     Engine::Hopper { groups, keys, heads_per_wave }
 }
 
@@ -215,6 +225,7 @@ mod tests {
         plain: true,
         head_dim: 64,
         v_dim: 64,
+        parts: 1,
         causal: true,
     };
 
@@ -261,6 +272,11 @@ mod tests {
         assert_eq!(choose(lengths, masked), Engine::Prefill { warps: 4, keys: 64 });
         let older = Abilities { hopper: false, ..H200 };
         assert_eq!(choose(lengths, older), Engine::Prefill { warps: 4, keys: 64 });
+        let wide = Abilities { head_dim: 128, v_dim: 128, causal: false, ..H200 };
+        assert_eq!(
+            choose(lengths, wide),
+            Engine::Hopper { groups: 2, keys: 128, heads_per_wave: 1 }
+        );
         let odd = Abilities { plain: false, ..H200 };
         assert_eq!(choose(lengths, odd), Engine::Exact);
     }

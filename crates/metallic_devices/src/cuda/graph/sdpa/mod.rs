@@ -4,7 +4,8 @@
 //! by its lengths (`engine`), fills in its parameters (`call`, `tensor_map`) and launches it. Live
 //! lengths stay on the device. Rows of NaN and infinity are done again by the kernels themselves.
 //!
-//! Not: f32 and q8_0 storage, which legacy runs.
+//! f32 queries over f16 or bf16 keys (what models feed) are multiplied in parts that hold 22 to 24
+//! bits. Not: f32 and q8_0 keys, which legacy runs.
 
 mod call;
 mod engine;
@@ -37,10 +38,30 @@ const MAX_WIDTH: usize = 256;
 /// Words that kernels count in; they are 0 between launches.
 const COUNTERS: usize = 1 << 16;
 
+/// Element types of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Types {
+    /// Of q and out.
+    pub q: DType,
+    /// Of k and v.
+    pub kv: DType,
+}
+
+impl Types {
+    /// The parts in the keys' type that a query is multiplied in (`PARTS` of `sdpa_common.cuh`).
+    fn parts(self) -> usize {
+        match (self.q, self.kv) {
+            (DType::F32, DType::Bf16) => 3,
+            (DType::F32, _) => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// How one class of calls runs.
 pub(crate) struct Plan {
     node: SdpaNode,
-    dtype: DType,
+    types: Types,
     abilities: Abilities,
     counters: CudaBuffer,
     functions: Mutex<HashMap<(&'static str, String), Function>>,
@@ -49,12 +70,15 @@ pub(crate) struct Plan {
 impl Plan {
     /// Whether there are kernels for the class; `dtype_of` gives the element type of an operand.
     pub(crate) fn supports(node: &SdpaNode, dtype_of: impl Fn(NodeId) -> DType) -> Support {
-        const SUPPORTED: &str = "f16 or bf16, the same for q, k and v";
-        let q = dtype_of(node.q);
-        for (binding, id) in [("q", node.q), ("k", node.k), ("v", node.v)] {
-            let got = dtype_of(id);
-            if got != q || !matches!(got, DType::F16 | DType::Bf16) {
-                return Support::No(Reason::DType { binding, got, supported: SUPPORTED });
+        let [q, k, v] = [node.q, node.k, node.v].map(dtype_of);
+        if !matches!(k, DType::F16 | DType::Bf16) {
+            let supported = "f16 and bf16";
+            return Support::No(Reason::DType { binding: "k", got: k, supported });
+        }
+        for (binding, got, fits) in [("v", v, v == k), ("q", q, q == k || q == DType::F32)] {
+            if !fits {
+                let supported = "k's type, and f32 for q";
+                return Support::No(Reason::DType { binding, got, supported });
             }
         }
         for (what, got) in [("head_dim", node.head_dim), ("v_dim", node.v_dim)] {
@@ -73,7 +97,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`metallic::Error::Compile`] when a kernel does not compile.
-    pub(crate) fn new(gpu: &Gpu, node: SdpaNode, dtype: DType) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu, node: SdpaNode, types: Types) -> Result<Self> {
         let chip = gpu.stream.properties();
         let hopper = chip.capability == (9, 0);
         let no_tensor = node.mask_kind.tensor == MaskTensorKind::None;
@@ -81,6 +105,7 @@ impl Plan {
             multiprocessors: chip.multiprocessors as usize,
             hopper,
             hopper_prefill: no_tensor
+                && types.q == types.kv
                 && node.softcap.is_none()
                 && node.head_dim == node.v_dim
                 && matches!(node.head_dim, 64 | 128),
@@ -88,6 +113,7 @@ impl Plan {
             plain: node.scale > 0.0,
             head_dim: node.head_dim,
             v_dim: node.v_dim,
+            parts: types.parts(),
             causal: node.mask_kind.right.is_some(),
         };
         let counters = gpu.workspace(COUNTERS * 4)?;
@@ -98,7 +124,7 @@ impl Plan {
             "zero",
             || "the counters of a plan".to_owned(),
         )?;
-        let plan = Self { node, dtype, abilities, counters, functions: Mutex::default() };
+        let plan = Self { node, types, abilities, counters, functions: Mutex::default() };
         // What does not compile is to fail here, where another kernel can still be chosen.
         let (q_heads, kv_heads) = (plan.node.q_heads, plan.node.kv_heads);
         for (q_len, kv_len) in [(1, 256), (256, 256), (4096, 4096)] {
@@ -143,10 +169,13 @@ impl Plan {
         match engine {
             Engine::Decode { warps, cluster, splits, .. } => {
                 let heads = lengths.kv_heads * packed_tiles(lengths);
-                let parts = batch * heads * splits / cluster;
+                let clusters = splits / cluster;
+                // One cluster keeps its parts to itself.
+                let parts = if clusters > 1 { batch * heads * clusters } else { 0 };
                 call.splits = splits as i32;
                 // Sums and their weights, 6 bytes a value of a packed row.
-                let partials = gpu.workspace(parts * PACKED_ROWS * self.node.v_dim * 6)?;
+                let bytes = parts * PACKED_ROWS * self.node.v_dim * 6;
+                let partials = gpu.workspace(bytes.max(1))?;
                 call.partials = partials.start();
                 // SAFETY: the operands are the op's, of the lengths in the call; the scratch has
                 // room for every part, and the counters for a word of each slice, since splits are
@@ -165,7 +194,10 @@ impl Plan {
                 let map = |start, strides, heads, length, rows| {
                     let width = self.node.head_dim as i32;
                     let shape = [call.batch, heads, length, width];
-                    TensorMap::new(gpu, Mapped { start, shape, strides, dtype: self.dtype, rows })
+                    TensorMap::new(
+                        gpu,
+                        Mapped { start, shape, strides, dtype: self.types.kv, rows },
+                    )
                 };
                 let maps = [
                     map(call.q, call.q_stride, call.q_heads, call.q_len, 64 * groups)?,
@@ -231,7 +263,12 @@ impl Plan {
             _ => 1,
         };
         let SdpaNode { head_dim, v_dim, mask_kind, softcap, .. } = &self.node;
-        let mut class = format!("-DQT={} -DHEAD_DIM={head_dim} -DV_DIM={v_dim}", code(self.dtype));
+        let Types { q, kv } = self.types;
+        let mut class = format!("-DQT={}", code(q));
+        if kv != q {
+            class += &format!(" -DKT={0} -DVT={0}", code(kv));
+        }
+        class += &format!(" -DHEAD_DIM={head_dim} -DV_DIM={v_dim}");
         match mask_kind.tensor {
             MaskTensorKind::None => {}
             MaskTensorKind::Additive(dtype) => {
