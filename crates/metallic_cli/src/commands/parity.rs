@@ -12,8 +12,8 @@ use metallic_testkit::cases::block::blocks;
 use metallic_testkit::cases::sdpa::{SdpaTypes, minimum, quick, seed};
 use metallic_testkit::parity::{self, Progress, Report, Row, Target};
 
-use super::parity_ops;
 use super::certify;
+use super::parity_ops;
 use crate::args::ParityArgs;
 use crate::aside::Aside;
 use crate::device;
