@@ -61,4 +61,5 @@ fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));
+    crate::composed::register(registry);
 }

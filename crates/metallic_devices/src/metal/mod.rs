@@ -65,6 +65,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     registry.register(Backend::Legacy, "softmax_mps", SoftmaxMpsSdpa(metal()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
+    crate::composed::register(registry);
 }
 
 /// A failure of this device.

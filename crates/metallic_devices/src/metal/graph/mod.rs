@@ -77,10 +77,12 @@ pub(super) fn register(
         options.certificates.as_deref().is_some_and(|dir| Certificate::holds(dir, &machine));
     if certified {
         registry.prefer::<Sdpa>(preference::certified);
-        registry.prefer::<AttentionBlock>(preference::certified_block);
+        registry.prefer::<AttentionBlock>(preference::certified);
+        registry.prefer::<MlpBlock>(preference::certified);
     } else {
         registry.prefer::<Sdpa>(preference::uncertified);
-        registry.prefer::<AttentionBlock>(preference::uncertified_block);
+        registry.prefer::<AttentionBlock>(preference::uncertified);
+        registry.prefer::<MlpBlock>(preference::uncertified);
     }
 }
 

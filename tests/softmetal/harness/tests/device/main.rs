@@ -10,6 +10,7 @@ mod linear;
 mod memory;
 mod rows;
 mod sdpa;
+mod segments;
 mod stream;
 mod support;
 mod tiny_model;
