@@ -13,8 +13,9 @@
 //! | `kernel_source!("rms_norm")` | `library` | an embedded `.metal` file of `kernels/` |
 //! | `MetalBuffer`, `Bound::of(&tensor)` | `buffer` | the `MTLBuffer` behind a tensor, and its byte offset |
 //!
-//! A params struct is `#[repr(C)]`, `Pod`, stands beside its kernel's host code and has the same
-//! name in the `.metal` file. It is bound at the index after the last `Arg`.
+//! A params struct is a `shader_struct!` (`layout`), stands beside its kernel's host code and has the
+//! same name and fields in the `.metal` file, which tests compare. It is bound at the index after the
+//! last `Arg`.
 
 mod device;
 
@@ -24,6 +25,7 @@ mod copy;
 mod description;
 mod encoder;
 mod fault;
+mod layout;
 mod library;
 mod mapping;
 mod mask;
@@ -38,6 +40,7 @@ mod legacy;
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
 pub use graph::{machine, probe};
+pub use layout::{HostField, ShaderStruct, shader_structs};
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};

@@ -23,6 +23,19 @@ use metallic::Result;
 use metallic::tensor::Tensor;
 
 use super::failure;
+use super::layout::HostStruct;
+
+/// The structs that kernels of this folder read.
+pub(super) const LAYOUTS: [HostStruct; 8] = [
+    add::AddParams::LAYOUT,
+    embedding::EmbeddingParams::LAYOUT,
+    kv_append::KvAppendParams::LAYOUT,
+    linear::LinearParams::LAYOUT,
+    rms_norm::RmsNormParams::LAYOUT,
+    rope::RopeParams::LAYOUT,
+    sdpa::LAYOUT,
+    swiglu::SwiGluParams::LAYOUT,
+];
 
 /// Threads that run in step on every Apple GPU.
 const SIMD_WIDTH: usize = 32;

@@ -6,6 +6,7 @@ use softmetal_objc as _;
 
 mod embedding;
 mod kv_append;
+mod layouts;
 mod linear;
 mod memory;
 mod rows;
