@@ -40,7 +40,7 @@ use metallic::segment::{AttentionBlock, MlpBlock};
 use self::graph::CpuGraphExecutor;
 use self::legacy::{
     Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
-    LegacySdpa, LegacySwiGlu,
+    LegacySdpa, LegacySwiGlu, LegacyTopK,
 };
 
 /// Every kernel of the CPU, one line each.
@@ -70,5 +70,6 @@ fn register(
     // Attention within a segment runs as attention alone would.
     registry.prefer::<AttentionBlock>(|spec| preference::sdpa(&spec.sdpa));
     registry.register(Backend::Graph, "fused", mlp_graph);
+    registry.register(Backend::Legacy, "rows", LegacyTopK(cpu()));
     crate::composed::register(registry);
 }

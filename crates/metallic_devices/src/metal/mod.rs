@@ -47,7 +47,7 @@ use metallic::dispatch::{Backend, KernelBackendRegistry};
 
 use self::legacy::{
     ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, LegacyAdd, LegacyEmbedding, LegacyKvAppend,
-    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu, SoftmaxMpsSdpa,
+    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu, LegacyTopK, SoftmaxMpsSdpa,
 };
 
 /// Whether this build has the device.
@@ -68,6 +68,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     registry.register(Backend::Legacy, "softmax_mps", SoftmaxMpsSdpa(metal()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
+    registry.register(Backend::Legacy, "chunks", LegacyTopK(metal()));
     crate::composed::register(registry);
 }
 

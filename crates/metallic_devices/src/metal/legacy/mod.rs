@@ -9,6 +9,7 @@ mod rms_norm;
 mod rope;
 mod sdpa;
 mod swiglu;
+mod top_k;
 
 pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
@@ -18,6 +19,7 @@ pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
 pub(crate) use sdpa::{ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, SoftmaxMpsSdpa};
 pub(crate) use swiglu::LegacySwiGlu;
+pub(crate) use top_k::LegacyTopK;
 
 use metallic::Result;
 use metallic::tensor::Tensor;
@@ -26,7 +28,7 @@ use super::failure;
 use super::layout::HostStruct;
 
 /// The structs that kernels of this folder read.
-pub(super) const LAYOUTS: [HostStruct; 8] = [
+pub(super) const LAYOUTS: [HostStruct; 9] = [
     add::AddParams::LAYOUT,
     embedding::EmbeddingParams::LAYOUT,
     kv_append::KvAppendParams::LAYOUT,
@@ -35,6 +37,7 @@ pub(super) const LAYOUTS: [HostStruct; 8] = [
     rope::RopeParams::LAYOUT,
     sdpa::LAYOUT,
     swiglu::SwiGluParams::LAYOUT,
+    top_k::TopKParams::LAYOUT,
 ];
 
 /// Threads that run in step on every Apple GPU.

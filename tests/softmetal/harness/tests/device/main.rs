@@ -15,3 +15,4 @@ mod segments;
 mod stream;
 mod support;
 mod tiny_model;
+mod top_k;
