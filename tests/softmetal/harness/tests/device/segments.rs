@@ -60,7 +60,7 @@ fn logits(ctx: &Context, precision: Precision, dtype: DType) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn segments_give_the_bits_of_the_ops_they_are_made_of() {
+fn the_tiny_model_gives_the_same_bits_in_segments_and_op_by_op() {
     for (precision, dtype) in [
         (Precision::Exact, DType::F32),
         (Precision::Quantized, DType::F16),
@@ -86,7 +86,7 @@ fn segments_give_the_bits_of_the_ops_they_are_made_of() {
 }
 
 #[test]
-fn an_uncertified_system_runs_halves_of_blocks_as_hand_written_kernels() {
+fn the_tiny_model_runs_hand_written_halves_without_a_certificate() {
     let ctx = legacy(&[], Segments::On);
     logits(&ctx, Precision::Exact, DType::F32);
     for op in [AttentionBlock::ID, MlpBlock::ID] {
