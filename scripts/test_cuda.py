@@ -118,13 +118,13 @@ def main():
 
         return run
 
-    def greedy(backend):
+    def greedy(backend, *extra):
         def run():
             if backend == "graph" and not with_graph:
                 raise Skip("no graph kernel is registered for attention")
             words = ["run", "-p", PROMPT, "-n", "200", "--temp", "0", "--ignore-eos", "--exact"]
             want = bench.json(*words)["ids"]
-            got = bench.json(*words, *on, "--sdpa-backend", backend)["ids"]
+            got = bench.json(*words, *on, "--sdpa-backend", backend, *extra)["ids"]
             same = sum(1 for _ in iter_equal(want, got))
             assert len(want) == 200 and want == got, f"the first {same} of {len(want)} tokens are equal"
             return "200 tokens equal"
@@ -155,6 +155,7 @@ def main():
         bench.step(f"model {name}, exact", probabilities(model, ["--exact"], 5e-3))
     for backend in ["legacy", "graph"]:
         bench.step(f"greedy text, {backend}", greedy(backend))
+    bench.step("greedy text, legacy, in segments", greedy("legacy", "--segments", "on"))
     for tool in ["memcheck", "racecheck"]:
         bench.step(f"{tool}, every op", sanitizer(tool, ["parity", "--ops", "--quick"]))
         bench.step(f"{tool}, attention", sanitizer(tool, ["parity", "--quick"]))
