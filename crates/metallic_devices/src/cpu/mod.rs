@@ -24,6 +24,8 @@ mod vector;
 mod vector_math;
 
 #[cfg(test)]
+mod composed_tests;
+#[cfg(test)]
 mod sdpa_tests;
 
 pub use buffer::CPU;
