@@ -49,14 +49,14 @@ pub enum Error {
         /// Its value.
         got: f64,
     },
-    /// A part of a segment does not take its share of the arguments.
+    /// A part of a segment does not take its share of the arguments, or failed at work.
     #[error("{op}: {part}: {error}")]
     Part {
         /// The segment's name.
         op: &'static str,
         /// The part, as `q projection`.
         part: &'static str,
-        /// What the part's own check says.
+        /// What the part's own check or kernel says.
         error: Box<Error>,
     },
     /// A view reaches past its buffer or splits a block.

@@ -3,6 +3,7 @@
 //! This file holds the only gates for operating systems and devices.
 
 pub mod certificate;
+mod composed;
 pub mod cpu;
 pub mod cuda;
 mod graph_options;

@@ -1,7 +1,7 @@
-//! What every executor asks of a graph first: is it one attention node over fed values, and which
-//! feed is which operand?
+//! What executors ask of a graph first: which feed is which operand, and is it one attention node
+//! over fed values?
 
-use metallic::graph::{Feed, Graph, Input, Node, NodeId, SdpaNode};
+use metallic::graph::{Feed, Graph, Node, NodeId, SdpaNode};
 use metallic::tensor::Tensor;
 
 /// Places of the operands among the feeds.
@@ -30,17 +30,24 @@ pub(crate) fn only_sdpa(graph: &Graph) -> Option<(&SdpaNode, SdpaFeeds)> {
 }
 
 fn feeds(graph: &Graph, node: &SdpaNode) -> Option<SdpaFeeds> {
-    let place = |id: NodeId| graph.inputs().position(|(input, _): (_, &Input)| input == id);
-    // An absent operand is fine, one that is no input is not.
-    let optional = |id: Option<NodeId>| id.map_or(Some(None), |id| place(id).map(Some));
     Some(SdpaFeeds {
-        q: place(node.q)?,
-        k: place(node.k)?,
-        v: place(node.v)?,
-        mask: optional(node.mask)?,
-        kv_lens: optional(node.kv_lens)?,
-        offset: optional(node.offset)?,
+        q: place(graph, node.q)?,
+        k: place(graph, node.k)?,
+        v: place(graph, node.v)?,
+        mask: optional_place(graph, node.mask)?,
+        kv_lens: optional_place(graph, node.kv_lens)?,
+        offset: optional_place(graph, node.offset)?,
     })
+}
+
+/// The place of an input among the feeds; `None` when the node is no input.
+pub(crate) fn place(graph: &Graph, id: NodeId) -> Option<usize> {
+    graph.inputs().position(|(input, _)| input == id)
+}
+
+/// The same for an operand that may be absent: an absent one is fine, one that is no input is not.
+pub(crate) fn optional_place(graph: &Graph, id: Option<NodeId>) -> Option<Option<usize>> {
+    id.map_or(Some(None), |id| place(graph, id).map(Some))
 }
 
 /// The tensor at `place`, or what is there instead, in words.

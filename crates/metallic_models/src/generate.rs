@@ -8,9 +8,10 @@ use metallic_instrumentation::MetricEvent;
 
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvCacheOptions};
+use crate::sampler::{Choose, Scores};
 use crate::stop::{Filtered, StopFilter};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
-use crate::transformer::{Batch, Logits, Model};
+use crate::transformer::{Batch, Logits, Model, Next};
 
 /// What to generate after a prompt.
 #[derive(Clone, Debug, Default)]
@@ -102,41 +103,43 @@ impl<'a> Generator<'a> {
     /// [`Error::EmptyPrompt`], [`Error::ContextFull`] before any work, [`Error::NotFinite`], or
     /// what a kernel reports; after a kernel's error the sequence holds the chunks before it.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let logits = self.feed_while(tokens, &mut || ControlFlow::Continue(()))?;
-        logits.ok_or(Error::EmptyPrompt)
+        match self.feed_while(tokens, None, &mut || ControlFlow::Continue(()))? {
+            Some(Next::All(logits)) => Ok(logits),
+            Some(Next::Best { .. }) | None => Err(Error::EmptyPrompt),
+        }
     }
 
-    /// As [`Generator::feed`], asking before each chunk whether to go on; `None` when not.
+    /// As [`Generator::feed`], of the `best` likeliest tokens alone where they are asked for and
+    /// the device can tell, asking before each chunk whether to go on; `None` when not.
     fn feed_while(
         &mut self,
         tokens: &[u32],
+        best: Option<usize>,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<Option<Next>> {
         let (needed, context) = (self.tokens.len() + tokens.len(), self.cache.max_len());
         if needed > context {
             return Err(Error::ContextFull { needed, context });
         }
-        let mut logits = Vec::new();
+        let mut next = Vec::new();
         let chunks = tokens.len().div_ceil(self.ubatch);
         for (index, chunk) in tokens.chunks(self.ubatch).enumerate() {
             if go_on().is_break() {
                 return Ok(None);
             }
             let wanted = match index + 1 == chunks {
-                true => Logits::Last(&mut logits),
+                true => Logits::Next { best, out: &mut next },
                 false => Logits::None,
             };
             let batch = Batch { tokens: chunk, sequences: 1 };
             self.model.forward(self.ctx, &mut self.cache, batch, wanted)?;
             self.tokens.extend_from_slice(chunk);
         }
-        if logits.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if logits.iter().any(|logit| !logit.is_finite()) {
+        let next = next.pop().ok_or(Error::EmptyPrompt)?;
+        if !next.is_finite() {
             return Err(Error::NotFinite { position: self.tokens.len() });
         }
-        Ok(Some(logits))
+        Ok(Some(next))
     }
 
     /// Processes `prompt` after what is there, then samples with `sample` and hands text to
@@ -156,6 +159,21 @@ impl<'a> Generator<'a> {
         sample: &mut dyn FnMut(&[f32]) -> Result<u32>,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
+        self.generate_with(prompt, tokenizer, options, &mut FromAll(sample), on_text)
+    }
+
+    /// As [`Generator::generate`], with a chooser that may ask for the likeliest tokens alone.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn generate_with(
+        &mut self,
+        prompt: &[u32],
+        tokenizer: &Tokenizer,
+        options: &GenerateOptions,
+        chooser: &mut dyn Choose,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
         let context = self.cache.max_len();
         let (prompt_end, wanted) =
             (self.tokens.len() + prompt.len(), options.max_tokens.unwrap_or(0));
@@ -163,7 +181,8 @@ impl<'a> Generator<'a> {
             return Err(Error::PromptTooLong { prompt: prompt_end, generate: wanted, context });
         }
         let (start, before) = (Instant::now(), self.tokens.len());
-        let logits = self.feed_while(prompt, &mut || on_text(""))?;
+        let vocab = self.model.config().vocab;
+        let next = self.feed_while(prompt, chooser.best_needed(vocab), &mut || on_text(""))?;
         let prompt_time = start.elapsed();
         let mut generation = Generation {
             prompt_tokens: self.tokens.len() - before,
@@ -173,7 +192,7 @@ impl<'a> Generator<'a> {
             first_token_time: prompt_time,
             decode_time: Duration::ZERO,
         };
-        let Some(mut logits) = logits else { return Ok(generation) };
+        let Some(mut next) = next else { return Ok(generation) };
         let recorder = self.ctx.recorder();
         recorder.record(|| MetricEvent::PromptProcessed {
             tokens: prompt.len() as u64,
@@ -189,9 +208,15 @@ impl<'a> Generator<'a> {
                 if self.tokens.len() >= context {
                     break StopReason::ContextFull;
                 }
-                logits = self.feed(&generation.ids[generation.ids.len() - 1..])?;
+                let (last, best) = (generation.ids.len() - 1, chooser.best_needed(vocab));
+                let go_on = &mut || ControlFlow::Continue(());
+                let fed = self.feed_while(&generation.ids[last..], best, go_on)?;
+                next = fed.ok_or(Error::EmptyPrompt)?;
             }
-            let id = sample(&logits)?;
+            let id = chooser.choose(match &next {
+                Next::All(logits) => Scores::All(logits),
+                Next::Best { candidates, .. } => Scores::Best(candidates),
+            })?;
             let now = Instant::now();
             if generation.ids.is_empty() {
                 generation.first_token_time = now - start;
@@ -214,6 +239,22 @@ impl<'a> Generator<'a> {
         }
         generation.decode_time = start.elapsed().saturating_sub(generation.first_token_time);
         Ok(generation)
+    }
+}
+
+/// A chooser that looks at all logits.
+struct FromAll<'a>(&'a mut dyn FnMut(&[f32]) -> Result<u32>);
+
+impl Choose for FromAll<'_> {
+    fn best_needed(&self, _: usize) -> Option<usize> {
+        None
+    }
+
+    fn choose(&mut self, scores: Scores<'_>) -> Result<u32> {
+        match scores {
+            Scores::All(logits) => (self.0)(logits),
+            Scores::Best(_) => Err(Error::NothingToSample),
+        }
     }
 }
 

@@ -3,8 +3,12 @@
 //! logit bias → penalties → top-k → typical-p → top-p → min-p → temperature → choice by seed; at
 //! a temperature of 0 or below the likeliest token after the penalties. Not: when to stop.
 
+mod best;
 mod filters;
 mod rng;
+
+pub use best::{Choose, Scores};
+pub use filters::Candidate;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -61,6 +65,11 @@ impl SamplerConfig {
     /// Always the likeliest token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Whether the likeliest token is chosen, whatever the seed.
+    fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0 || self.top_k == 1
     }
 
     fn penalizes(&self) -> bool {
@@ -177,7 +186,7 @@ impl Sampler {
         }
         let adjusted = std::mem::take(&mut self.adjusted);
         let adjusted = self.adjust(logits, adjusted);
-        let token = self.choose(if adjusted.is_empty() { logits } else { &adjusted });
+        let token = self.decide(if adjusted.is_empty() { logits } else { &adjusted });
         self.adjusted = adjusted;
         token.ok_or(Error::NothingToSample)
     }
@@ -185,7 +194,6 @@ impl Sampler {
     /// The logits with biases and penalties in `buffer`; left empty when there are none.
     fn adjust(&self, logits: &[f32], mut buffer: Vec<f32>) -> Vec<f32> {
         buffer.clear();
-        let SamplerConfig { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.config;
         if self.config.logit_bias.is_empty() && self.counts.is_empty() {
             return buffer;
         }
@@ -197,25 +205,35 @@ impl Sampler {
         }
         for (&token, &count) in &self.counts {
             if let Some(logit) = buffer.get_mut(token as usize) {
-                *logit =
-                    if *logit <= 0.0 { *logit * repeat_penalty } else { *logit / repeat_penalty };
-                *logit -= count as f32 * frequency_penalty + presence_penalty;
+                *logit = self.penalized(*logit, count);
             }
         }
         buffer
     }
 
-    fn choose(&mut self, logits: &[f32]) -> Option<u32> {
+    /// `logit` of a token that occurs `count` times among the recent ones.
+    fn penalized(&self, logit: f32, count: u32) -> f32 {
+        let SamplerConfig { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.config;
+        let logit = if logit <= 0.0 { logit * repeat_penalty } else { logit / repeat_penalty };
+        logit - (count as f32 * frequency_penalty + presence_penalty)
+    }
+
+    fn decide(&mut self, logits: &[f32]) -> Option<u32> {
         let config = &self.config;
         let (best, max) = argmax(logits)?;
         if max == f32::NEG_INFINITY {
             return None;
         }
-        if config.temperature <= 0.0 || config.top_k == 1 {
+        if config.is_greedy() {
             return Some(best);
         }
-        let candidates = &mut self.candidates;
-        candidates.fill(logits, (config.top_k > 0).then_some(config.top_k));
+        self.candidates.fill(logits, (config.top_k > 0).then_some(config.top_k));
+        self.draw()
+    }
+
+    /// Narrows the candidates down and draws one.
+    fn draw(&mut self) -> Option<u32> {
+        let Self { config, candidates, .. } = self;
         if config.typical_p < 1.0 {
             candidates.typical(config.typical_p);
         }

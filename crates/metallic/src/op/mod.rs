@@ -13,6 +13,7 @@ mod rms_norm;
 mod rope;
 mod sdpa;
 mod swiglu;
+mod top_k;
 
 pub use add::{Add, AddArgs, AddSpec};
 pub use embedding::{Embedding, EmbeddingArgs, EmbeddingSpec};
@@ -23,6 +24,7 @@ pub use rms_norm::{RmsNorm, RmsNormArgs, RmsNormSpec};
 pub use rope::{Rope, RopeArgs, RopePairing, RopeSpec};
 pub use sdpa::{KV_BUCKET, LayoutClass, Phase, Sdpa, SdpaArgs, SdpaLengths, SdpaSpec};
 pub use swiglu::{SwiGlu, SwiGluArgs, SwiGluSpec};
+pub use top_k::{TopK, TopKArgs, TopKSpec};
 
 use std::fmt::{Debug, Display};
 use std::hash::Hash;

@@ -13,3 +13,4 @@ mod sdpa_check;
 mod segments;
 mod support;
 mod tidy;
+mod top_k_check;

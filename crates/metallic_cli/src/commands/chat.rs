@@ -159,16 +159,11 @@ impl Conversation<'_> {
         for &token in new {
             self.sampler.accept(token);
         }
-        let sampler = &mut self.sampler;
-        let generation = self.generator.generate(
+        let generation = self.generator.generate_with(
             new,
             self.tokenizer,
             &self.options,
-            &mut |logits| {
-                let token = sampler.sample(logits)?;
-                sampler.accept(token);
-                Ok(token)
-            },
+            &mut self.sampler,
             &mut |piece| {
                 text.push_str(piece);
                 if failure.is_none() {

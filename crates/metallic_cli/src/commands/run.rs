@@ -50,15 +50,11 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     for &token in &prompt {
         sampler.accept(token);
     }
-    let generated = generator.generate(
+    let generated = generator.generate_with(
         &prompt,
         &loaded.tokenizer,
         &args.generate.options(),
-        &mut |logits| {
-            let token = sampler.sample(logits)?;
-            sampler.accept(token);
-            Ok(token)
-        },
+        &mut sampler,
         &mut |piece| {
             shown.show(piece);
             if interrupt::is_set() || shown.failure.is_some() {

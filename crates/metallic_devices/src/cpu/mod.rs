@@ -39,8 +39,8 @@ use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::graph::CpuGraphExecutor;
 use self::legacy::{
-    Cpu, LegacyAdd, LegacyAttentionBlock, LegacyEmbedding, LegacyKvAppend, LegacyLinear,
-    LegacyMlpBlock, LegacyRmsNorm, LegacyRope, LegacySdpa, LegacySwiGlu,
+    Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
+    LegacySdpa, LegacySwiGlu, LegacyTopK,
 };
 
 /// Every kernel of the CPU, one line each.
@@ -67,9 +67,9 @@ fn register(
     registry.register(Backend::Legacy, "rows", LegacySwiGlu(cpu()));
     registry.register(Backend::Legacy, "rows", LegacyAdd(cpu()));
     registry.register(Backend::Graph, "fused", attention_graph);
-    registry.register(Backend::Legacy, "composed", LegacyAttentionBlock::new(&cpu()));
     // Attention within a segment runs as attention alone would.
     registry.prefer::<AttentionBlock>(|spec| preference::sdpa(&spec.sdpa));
     registry.register(Backend::Graph, "fused", mlp_graph);
-    registry.register(Backend::Legacy, "composed", LegacyMlpBlock::new(&cpu()));
+    registry.register(Backend::Legacy, "rows", LegacyTopK(cpu()));
+    crate::composed::register(registry);
 }

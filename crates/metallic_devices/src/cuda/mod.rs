@@ -44,7 +44,7 @@ use self::gpu::Gpu;
 use self::graph::CudaGraphExecutor;
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
-    LegacySdpa, LegacySwiGlu,
+    LegacySdpa, LegacySwiGlu, LegacyTopK,
 };
 
 /// Every kernel of a GPU, one line each.
@@ -61,4 +61,6 @@ fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));
+    registry.register(Backend::Legacy, "chunks", LegacyTopK(gpu()));
+    crate::composed::register(registry);
 }

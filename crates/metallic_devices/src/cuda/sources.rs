@@ -50,6 +50,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("sdpa_prefill"),
     source!("sdpa_prefill_sm90"),
     source!("swiglu"),
+    source!("top_k"),
 ];
 
 impl Source {

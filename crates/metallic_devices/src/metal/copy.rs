@@ -1,12 +1,12 @@
 //! Copies between buffers, as Metal's blit encoder does them, and byte by byte where it does not.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::tensor::Buffer;
 use objc2_metal::MTLBlitCommandEncoder;
 
 use super::buffer::Bound;
 use super::encoder::{Arg, Dispatch, Encoder, Grid};
+use super::layout::shader_struct;
 use super::library::{Source, kernel_source};
 use super::pipeline::Kernel;
 
@@ -18,12 +18,13 @@ const THREADS: usize = 256;
 /// Bytes of one dispatch of the kernel, whose threads count in 32 bits.
 const BYTES_AT_ONCE: usize = 1 << 30;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CopyParams {
-    from: u64,
-    to: u64,
-    bytes: u64,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct CopyParams {
+        from: u64,
+        to: u64,
+        bytes: u64,
+    }
 }
 
 impl Encoder<'_> {

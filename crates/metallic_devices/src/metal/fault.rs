@@ -1,11 +1,13 @@
 //! What kernels report about data they were given: a token id outside its table, a write past a
 //! cache. The host learns of it when the submission is done.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use metallic::{Error, Result};
 
 use super::buffer::{MetalBuffer, Storage};
 use super::failure;
+use super::layout::shader_struct;
+use super::library::kernel_source;
 use super::pool::Pool;
 use std::sync::Arc;
 
@@ -34,15 +36,16 @@ impl FaultKind {
     }
 }
 
-/// The first report of one kind: `Fault` in `common.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct Fault {
-    /// How many reports there were.
-    count: u32,
-    value: i32,
-    limit: i32,
-    extent: i32,
+shader_struct! {
+    [kernel_source!("embedding")]
+    /// The first report of one kind: `Fault` in `common.h`.
+    pub(super) struct Fault {
+        /// How many reports there were.
+        count: u32,
+        value: i32,
+        limit: i32,
+        extent: i32,
+    }
 }
 
 /// Room for the reports of one submission.

@@ -1,6 +1,5 @@
 //! Band masks in the GPU's own memory, written by a kernel: what `MaskArena` keeps here.
 
-use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use metallic::Result;
 use metallic::device::BandFill;
@@ -9,6 +8,7 @@ use metallic::tensor::DType;
 use super::buffer::MetalBuffer;
 use super::encoder::{Arg, Dispatch, Grid};
 use super::failure;
+use super::layout::shader_struct;
 use super::library::{Source, kernel_source};
 use super::pipeline::Kernel;
 use super::stream::Metal;
@@ -19,15 +19,16 @@ const OP: &str = "mask";
 /// Threads of a threadgroup: along rows, so that neighbours write neighbours.
 const THREADS: [usize; 3] = [32, 8, 1];
 
-/// `MaskParams` in sdpa_mask.metal.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct MaskParams {
-    rows: u32,
-    width: u32,
-    low: i32,
-    high: i32,
-    hidden: u32,
+shader_struct! {
+    [SOURCE]
+    /// `MaskParams` in sdpa_mask.metal.
+    pub(super) struct MaskParams {
+        rows: u32,
+        width: u32,
+        low: i32,
+        high: i32,
+        hidden: u32,
+    }
 }
 
 /// Writes `fill` into `buffer`.

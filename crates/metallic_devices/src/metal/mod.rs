@@ -13,8 +13,9 @@
 //! | `kernel_source!("rms_norm")` | `library` | an embedded `.metal` file of `kernels/` |
 //! | `MetalBuffer`, `Bound::of(&tensor)` | `buffer` | the `MTLBuffer` behind a tensor, and its byte offset |
 //!
-//! A params struct is `#[repr(C)]`, `Pod`, stands beside its kernel's host code and has the same
-//! name in the `.metal` file. It is bound at the index after the last `Arg`.
+//! A params struct is a `shader_struct!` (`layout`), stands beside its kernel's host code and has the
+//! same name and fields in the `.metal` file, which tests compare. It is bound at the index after the
+//! last `Arg`.
 
 mod device;
 
@@ -24,6 +25,7 @@ mod copy;
 mod description;
 mod encoder;
 mod fault;
+mod layout;
 mod library;
 mod mapping;
 mod mask;
@@ -38,13 +40,14 @@ mod legacy;
 pub use buffer::METAL;
 pub use device::{ImportStats, MetalDevice, MetalOptions};
 pub use graph::{machine, probe};
+pub use layout::{HostField, ShaderStruct, shader_structs};
 
 use metallic::Error;
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 
 use self::legacy::{
     ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, LegacyAdd, LegacyEmbedding, LegacyKvAppend,
-    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu, SoftmaxMpsSdpa,
+    LegacyLinear, LegacyRmsNorm, LegacyRope, LegacySwiGlu, LegacyTopK, SoftmaxMpsSdpa,
 };
 
 /// Whether this build has the device.
@@ -65,6 +68,8 @@ fn register(registry: &mut KernelBackendRegistry, device: &MetalDevice) {
     registry.register(Backend::Legacy, "softmax_mps", SoftmaxMpsSdpa(metal()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(metal()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(metal()));
+    registry.register(Backend::Legacy, "chunks", LegacyTopK(metal()));
+    crate::composed::register(registry);
 }
 
 /// A failure of this device.

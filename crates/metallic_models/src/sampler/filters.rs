@@ -7,14 +7,16 @@ use std::cmp::Ordering;
 
 /// A token that may still be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Candidate {
-    pub(super) id: u32,
-    pub(super) logit: f32,
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
 }
 
-/// The likelier token first; of equals, the lower id.
-fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+/// The likelier token first; of equals, the lower id. −0 equals 0, which adding 0 makes of it.
+pub(super) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.id.cmp(&b.id))
 }
 
 /// Candidates, the first `sorted` of them in descending order and above all others.
@@ -50,6 +52,17 @@ impl Candidates {
                 }
             }
         }
+        self.sort_best(k);
+    }
+
+    /// Starts over with the `k` likeliest of `candidates`.
+    pub(super) fn fill_from(&mut self, candidates: impl Iterator<Item = Candidate>, k: usize) {
+        self.list.clear();
+        self.list.extend(candidates);
+        self.sort_best(k);
+    }
+
+    fn sort_best(&mut self, k: usize) {
         self.keep_best(k);
         self.list.sort_unstable_by(by_logit);
         self.sorted = self.list.len();
@@ -72,6 +85,11 @@ impl Candidates {
         }
         rest[..count].sort_unstable_by(by_logit);
         self.sorted = end;
+    }
+
+    /// The likeliest, of a list that is sorted.
+    pub(super) fn first(&self) -> Option<Candidate> {
+        self.list.first().copied().filter(|_| self.sorted > 0)
     }
 
     fn max(&self) -> f32 {

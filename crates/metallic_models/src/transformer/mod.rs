@@ -7,8 +7,10 @@ mod attention;
 mod block;
 mod mlp;
 mod model;
+mod next;
 mod step;
 mod weights;
 
 pub use model::{Logits, Model, ModelOptions};
+pub use next::Next;
 pub use step::Batch;

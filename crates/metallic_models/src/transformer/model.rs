@@ -5,6 +5,7 @@ use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision, RmsN
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
+use super::next::Next;
 use super::step::{Batch, Rotations, Step};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -37,6 +38,13 @@ pub enum Logits<'a> {
     None,
     /// Those after each sequence's last token: f32 `[sequences, vocab]`, row-major.
     Last(&'a mut Vec<f32>),
+    /// What is known of the token after each sequence's last one.
+    Next {
+        /// As many of the likeliest tokens will do; `None` for all logits.
+        best: Option<usize>,
+        /// One for each sequence, in order.
+        out: &'a mut Vec<Next>,
+    },
     /// Those after every token, handed out row by row: row number in `[sequences * len]`, then
     /// f32 `[vocab]`.
     Each(&'a mut dyn FnMut(usize, &[f32]) -> Result<()>),
@@ -47,6 +55,7 @@ impl std::fmt::Debug for Logits<'_> {
         f.write_str(match self {
             Logits::None => "None",
             Logits::Last(_) => "Last",
+            Logits::Next { .. } => "Next",
             Logits::Each(_) => "Each",
         })
     }
@@ -111,16 +120,25 @@ impl Model {
             Logits::Last(out) => {
                 out.resize(step.sequences * self.config.vocab, 0.0);
                 let rows = out.chunks_exact_mut(self.config.vocab);
-                for (sequence, row) in rows.enumerate() {
-                    let last = sequence * step.len + step.len - 1;
-                    row.copy_from_slice(&self.head(ctx, &x, pending.as_ref(), (last, 1))?);
+                for (row, last) in rows.zip(step.last_rows()) {
+                    let logits = self.head(ctx, &x, pending.as_ref(), (last, 1))?;
+                    row.copy_from_slice(&ctx.download_f32(&logits)?);
+                }
+                Ok(())
+            }
+            Logits::Next { best, out } => {
+                out.clear();
+                for last in step.last_rows() {
+                    let logits = self.head(ctx, &x, pending.as_ref(), (last, 1))?;
+                    out.push(Next::read(ctx, &logits, best)?);
                 }
                 Ok(())
             }
             Logits::Each(each) => {
                 for first in (0..step.rows()).step_by(HEAD_ROWS) {
                     let rows = HEAD_ROWS.min(step.rows() - first);
-                    let values = self.head(ctx, &x, pending.as_ref(), (first, rows))?;
+                    let logits = self.head(ctx, &x, pending.as_ref(), (first, rows))?;
+                    let values = ctx.download_f32(&logits)?;
                     for (row, values) in values.chunks_exact(self.config.vocab).enumerate() {
                         each(first + row, values)?;
                     }
@@ -130,14 +148,14 @@ impl Model {
         }
     }
 
-    /// Final norm and output projection of the rows `first .. first + rows`.
+    /// Final norm and output projection of the rows `first .. first + rows`: f32 `[rows, vocab]`.
     fn head(
         &self,
         ctx: &Context,
         x: &Tensor,
         pending: Option<&Tensor>,
         (first, rows): (usize, usize),
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Tensor> {
         let x = x.narrow(0, first, rows)?;
         let pending = pending.map(|pending| pending.narrow(0, first, rows)).transpose()?;
         let normed = ctx.empty(DType::F32, x.shape())?;
@@ -156,6 +174,6 @@ impl Model {
             precision: self.options.precision,
             out: out.clone(),
         })?;
-        Ok(ctx.download_f32(&out)?)
+        Ok(out)
     }
 }

@@ -78,6 +78,12 @@ impl Step {
         })
     }
 
+    /// The row of each sequence's last token.
+    pub(super) fn last_rows(&self) -> impl Iterator<Item = usize> + use<> {
+        let len = self.len;
+        (0..self.sequences).map(move |sequence| sequence * len + len - 1)
+    }
+
     /// Rows of all sequences together.
     pub(super) fn rows(&self) -> usize {
         self.sequences * self.len

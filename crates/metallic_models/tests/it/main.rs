@@ -5,6 +5,7 @@ mod damage;
 mod generation;
 mod gguf;
 mod models;
+mod sampling;
 mod segments;
 mod support;
 mod tokenizer;

@@ -6,6 +6,7 @@
 mod elementwise;
 mod linear;
 mod rows;
+mod top_k;
 mod weights;
 
 use metallic::op::Op;
@@ -52,6 +53,14 @@ pub fn run(
     elementwise::swiglu(&mut duel);
     elementwise::add(&mut duel);
     linear::linear(&mut duel);
+    top_k::top_k(&mut duel);
+    duel.rows
+}
+
+/// The cases of `TopK` alone, whose reference is the oracle.
+pub fn run_top_k(target: &Context, each: &mut dyn FnMut(&OpRow)) -> Vec<OpRow> {
+    let mut duel = Duel { reference: target, target, quick: false, rows: Vec::new(), each };
+    top_k::top_k(&mut duel);
     duel.rows
 }
 

@@ -1,26 +1,16 @@
-//! What a plan knows of its feeds: which one is which.
+//! A plan's feeds by their places, with this device's errors.
 
-use metallic::graph::{Feed, Graph, NodeId};
+use metallic::graph::Feed;
 use metallic::tensor::Tensor;
 use metallic::{Error, Result};
 
 use crate::cpu::CPU;
+use crate::sdpa_graph;
 
-/// The place of an input among the feeds; `None` when the node is no input.
-pub(super) fn place(graph: &Graph, id: NodeId) -> Option<usize> {
-    graph.inputs().position(|(input, _)| input == id)
-}
-
-/// The same for an operand that may be absent.
-pub(super) fn optional_place(graph: &Graph, id: Option<NodeId>) -> Option<Option<usize>> {
-    id.map_or(Some(None), |id| place(graph, id).map(Some))
-}
+pub(super) use crate::sdpa_graph::{optional_place, place};
 
 pub(super) fn tensor(feeds: &[Feed], place: usize) -> Result<&Tensor> {
-    match feeds.get(place) {
-        Some(Feed::Tensor(tensor)) => Ok(tensor),
-        other => Err(device_error("run", format!("feed {place} is {other:?}, not a tensor"))),
-    }
+    sdpa_graph::tensor(feeds, place).map_err(|reason| device_error("run", reason))
 }
 
 pub(super) fn optional_tensor(feeds: &[Feed], place: Option<usize>) -> Result<Option<&Tensor>> {
@@ -28,10 +18,7 @@ pub(super) fn optional_tensor(feeds: &[Feed], place: Option<usize>) -> Result<Op
 }
 
 pub(super) fn scalar(feeds: &[Feed], place: usize) -> Result<i64> {
-    match feeds.get(place) {
-        Some(Feed::Scalar(scalar)) => Ok(*scalar),
-        other => Err(device_error("run", format!("feed {place} is {other:?}, not a number"))),
-    }
+    sdpa_graph::scalar(feeds, place).map_err(|reason| device_error("run", reason))
 }
 
 pub(super) fn device_error(what: &'static str, reason: String) -> Error {

@@ -1,43 +1,29 @@
 //! Hand-written kernels as the registry sees them, one file an op.
 
 mod add;
-mod attention_block;
 mod embedding;
 mod kv_append;
 mod linear;
-mod mlp_block;
 mod rms_norm;
 mod rope;
 mod sdpa;
 mod swiglu;
+mod top_k;
 
 pub(crate) use add::LegacyAdd;
-pub(crate) use attention_block::LegacyAttentionBlock;
 pub(crate) use embedding::LegacyEmbedding;
 pub(crate) use kv_append::LegacyKvAppend;
 pub(crate) use linear::LegacyLinear;
-pub(crate) use mlp_block::LegacyMlpBlock;
 pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
 pub(crate) use sdpa::LegacySdpa;
 pub(crate) use swiglu::LegacySwiGlu;
+pub(crate) use top_k::LegacyTopK;
 
 use std::sync::Arc;
 
-use metallic::dispatch::ExecCx;
-use metallic::tensor::{DType, Layout, Shape, Tensor};
-use metallic::{Error, Result};
-
-use super::buffer::CPU;
 use super::pool::ThreadPool;
 use super::simd::Level;
-
-/// A dense f32 tensor for what a composed kernel keeps between its parts.
-fn empty(cx: &ExecCx<'_>, shape: Shape) -> Result<Tensor> {
-    let bytes = shape.checked_elements().and_then(|elements| DType::F32.row_bytes(elements));
-    let bytes = bytes.ok_or(Error::OutOfMemory { device: CPU, bytes: usize::MAX })?;
-    Tensor::new(cx.device.allocate(bytes)?, DType::F32, Layout::contiguous(shape))
-}
 
 /// What every legacy kernel holds.
 #[derive(Clone)]

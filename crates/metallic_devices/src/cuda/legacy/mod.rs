@@ -9,6 +9,7 @@ mod rms_norm;
 mod rope;
 mod sdpa;
 mod swiglu;
+mod top_k;
 
 pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
@@ -19,3 +20,4 @@ pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
 pub(crate) use sdpa::LegacySdpa;
 pub(crate) use swiglu::LegacySwiGlu;
+pub(crate) use top_k::LegacyTopK;

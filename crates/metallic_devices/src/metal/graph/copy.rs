@@ -1,7 +1,6 @@
 //! Copies on the GPU where a tensor cannot be bound as it lies: into or out of an array of an
 //! executable's own shape. Each is a metric; none goes through the CPU.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::tensor::{Layout, MAX_RANK, Tensor};
 
@@ -9,6 +8,7 @@ use super::super::buffer::MetalBuffer;
 use super::super::encoder::{Arg, Dispatch, Encoder, Grid};
 use super::super::failure;
 use super::super::fault::FaultKind;
+use super::super::layout::shader_struct;
 use super::super::library::{Source, kernel_source};
 use super::super::pipeline::Kernel;
 
@@ -18,24 +18,28 @@ const APPEND: Source = kernel_source!("graph_append");
 /// Threads of a threadgroup: along rows, so that neighbours read neighbours.
 const THREADS: [usize; 3] = [32, 8, 1];
 
-/// `CopyParams` in graph_copy.metal.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-struct CopyParams {
-    extent: [u32; MAX_RANK],
-    valid: [u32; MAX_RANK],
-    from: [u32; MAX_RANK],
-    to: [u32; MAX_RANK],
+shader_struct! {
+    [SOURCE]
+    /// `CopyParams` in graph_copy.metal.
+    #[derive(Default, PartialEq, Eq)]
+    pub(super) struct CopyParams {
+        extent: [u32; MAX_RANK],
+        valid: [u32; MAX_RANK],
+        from: [u32; MAX_RANK],
+        to: [u32; MAX_RANK],
+    }
 }
 
-/// `AppendParams` in graph_append.metal.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-struct AppendParams {
-    extent: [u32; MAX_RANK],
-    from: [u32; MAX_RANK],
-    to: [u32; MAX_RANK],
-    capacity: u32,
+shader_struct! {
+    [APPEND]
+    /// `AppendParams` in graph_append.metal.
+    #[derive(Default, PartialEq, Eq)]
+    pub(super) struct AppendParams {
+        extent: [u32; MAX_RANK],
+        from: [u32; MAX_RANK],
+        to: [u32; MAX_RANK],
+        capacity: u32,
+    }
 }
 
 /// Fills the dense array of `dims` in `scratch` with `tensor`, which may be shorter; what it

@@ -42,8 +42,12 @@ use metallic_instrumentation::Recorder;
 use objc2::Message;
 
 use super::device::MetalDevice;
+use super::layout::HostStruct;
 use crate::GraphOptions;
 use crate::certificate::{Certificate, Machine};
+
+/// The structs that kernels of this folder read.
+pub(super) const LAYOUTS: [HostStruct; 2] = [copy::CopyParams::LAYOUT, copy::AppendParams::LAYOUT];
 
 /// Registers the graphs of the GPU: attention as MPSGraph's own op where that can be, composed
 /// of its plain ops elsewhere. Why the first is not taken stands in the choice's reason.
@@ -77,10 +81,12 @@ pub(super) fn register(
         options.certificates.as_deref().is_some_and(|dir| Certificate::holds(dir, &machine));
     if certified {
         registry.prefer::<Sdpa>(preference::certified);
-        registry.prefer::<AttentionBlock>(preference::certified_block);
+        registry.prefer::<AttentionBlock>(preference::certified);
+        registry.prefer::<MlpBlock>(preference::certified);
     } else {
         registry.prefer::<Sdpa>(preference::uncertified);
-        registry.prefer::<AttentionBlock>(preference::uncertified_block);
+        registry.prefer::<AttentionBlock>(preference::uncertified);
+        registry.prefer::<MlpBlock>(preference::uncertified);
     }
 }
 

@@ -5,8 +5,6 @@
 //! from the machine it runs on.
 
 use metallic::dispatch::{Backend, Preference};
-use metallic::op::SdpaSpec;
-use metallic::segment::AttentionBlockSpec;
 
 const UNCERTIFIED: Preference = Preference {
     backend: Backend::Legacy,
@@ -19,22 +17,12 @@ const CERTIFIED: Preference = Preference {
     reason: "MPSGraph is certified on this system build and GPU",
 };
 
-/// Attention without a certificate.
-pub(super) fn uncertified(_: &SdpaSpec) -> Preference {
+/// Attention and halves of blocks without a certificate.
+pub(super) fn uncertified<S>(_: &S) -> Preference {
     UNCERTIFIED
 }
 
-/// Attention with one.
-pub(super) fn certified(_: &SdpaSpec) -> Preference {
-    CERTIFIED
-}
-
-/// The attention half of a block without a certificate.
-pub(super) fn uncertified_block(_: &AttentionBlockSpec) -> Preference {
-    UNCERTIFIED
-}
-
-/// The attention half of a block with one.
-pub(super) fn certified_block(_: &AttentionBlockSpec) -> Preference {
+/// Attention and halves of blocks with one.
+pub(super) fn certified<S>(_: &S) -> Preference {
     CERTIFIED
 }

@@ -1,22 +1,23 @@
 //! `Add`, in place.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Add, AddArgs, AddSpec, Op};
 
 use super::{THREADS, elements};
 use crate::metal::encoder::{Arg, Dispatch, Grid};
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::Kernel;
 use crate::metal::stream::Metal;
 
 const SOURCE: Source = kernel_source!("add");
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct AddParams {
-    elements: u32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct AddParams {
+        elements: u32,
+    }
 }
 
 pub(crate) struct LegacyAdd(pub(crate) Metal);

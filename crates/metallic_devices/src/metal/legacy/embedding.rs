@@ -1,7 +1,6 @@
 //! `Embedding`: rows of the table, decoded. A token id outside the table is reported when the
 //! work is done.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Embedding, EmbeddingArgs, EmbeddingSpec, Op};
@@ -10,6 +9,7 @@ use metallic::tensor::DType;
 use super::count;
 use crate::metal::encoder::{Arg, Dispatch, Grid};
 use crate::metal::fault::FaultKind;
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::Kernel;
 use crate::metal::stream::Metal;
@@ -20,12 +20,13 @@ const RUN: usize = 16;
 /// Threads of a threadgroup, along a row.
 const THREADS: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct EmbeddingParams {
-    rows: u32,
-    vocab: u32,
-    width: u32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct EmbeddingParams {
+        rows: u32,
+        vocab: u32,
+        width: u32,
+    }
 }
 
 pub(crate) struct LegacyEmbedding(pub(crate) Metal);

@@ -1,7 +1,6 @@
 //! `KvAppend`: converts new rows and writes them at each sequence's position. A position outside
 //! the cache is reported when the work is done.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{KvAppend, KvAppendArgs, KvAppendSpec, Op};
@@ -10,6 +9,7 @@ use metallic::tensor::Tensor;
 use super::{SIMD_WIDTH, count};
 use crate::metal::encoder::{Arg, Dispatch, Grid};
 use crate::metal::fault::FaultKind;
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::Kernel;
 use crate::metal::stream::Metal;
@@ -18,17 +18,18 @@ const SOURCE: Source = kernel_source!("kv_append");
 /// New rows of one threadgroup.
 const ROWS: usize = 4;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct KvAppendParams {
-    from_strides: [u64; 3],
-    to_strides: [u64; 3],
-    sequences: u32,
-    heads: u32,
-    new_len: u32,
-    capacity: u32,
-    dim: u32,
-    padding: u32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct KvAppendParams {
+        from_strides: [u64; 3],
+        to_strides: [u64; 3],
+        sequences: u32,
+        heads: u32,
+        new_len: u32,
+        capacity: u32,
+        dim: u32,
+        padding: u32,
+    }
 }
 
 pub(crate) struct LegacyKvAppend(pub(crate) Metal);

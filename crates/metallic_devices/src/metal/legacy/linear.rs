@@ -2,7 +2,6 @@
 //!
 //! Activations stay f32 in both precisions; `kernels/gemm.h` and `kernels/linear.h` say why.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Linear, LinearArgs, LinearSpec, Op};
@@ -12,6 +11,7 @@ use super::{SIMD_WIDTH, count};
 use crate::metal::buffer::Bound;
 use crate::metal::encoder::{Arg, Dispatch, Grid};
 use crate::metal::failure;
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::Kernel;
 use crate::metal::stream::Metal;
@@ -26,14 +26,15 @@ const FEW_ROWS: usize = 8;
 const TILE_ROWS: [usize; 2] = [32, 64];
 const TILE_COLUMNS: usize = 32;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct LinearParams {
-    rows: u32,
-    in_features: u32,
-    out_features: u32,
-    has_bias: u32,
-    row_bytes: u64,
+shader_struct! {
+    [GEMV]
+    pub(super) struct LinearParams {
+        rows: u32,
+        in_features: u32,
+        out_features: u32,
+        has_bias: u32,
+        row_bytes: u64,
+    }
 }
 
 pub(crate) struct LegacyLinear(pub(crate) Metal);

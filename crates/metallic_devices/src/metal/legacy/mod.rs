@@ -9,6 +9,7 @@ mod rms_norm;
 mod rope;
 mod sdpa;
 mod swiglu;
+mod top_k;
 
 pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
@@ -18,11 +19,26 @@ pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
 pub(crate) use sdpa::{ComposedSdpa, FlashDecodeSdpa, FlashPrefillSdpa, SoftmaxMpsSdpa};
 pub(crate) use swiglu::LegacySwiGlu;
+pub(crate) use top_k::LegacyTopK;
 
 use metallic::Result;
 use metallic::tensor::Tensor;
 
 use super::failure;
+use super::layout::HostStruct;
+
+/// The structs that kernels of this folder read.
+pub(super) const LAYOUTS: [HostStruct; 9] = [
+    add::AddParams::LAYOUT,
+    embedding::EmbeddingParams::LAYOUT,
+    kv_append::KvAppendParams::LAYOUT,
+    linear::LinearParams::LAYOUT,
+    rms_norm::RmsNormParams::LAYOUT,
+    rope::RopeParams::LAYOUT,
+    sdpa::LAYOUT,
+    swiglu::SwiGluParams::LAYOUT,
+    top_k::TopKParams::LAYOUT,
+];
 
 /// Threads that run in step on every Apple GPU.
 const SIMD_WIDTH: usize = 32;

@@ -1,12 +1,12 @@
 //! `RmsNorm`, alone or after the residual sum: one threadgroup a row.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Op, RmsNorm, RmsNormArgs, RmsNormSpec};
 
 use super::{SIMD_WIDTH, THREADS, count};
 use crate::metal::encoder::{Arg, Dispatch, Grid};
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::{Constant, Kernel};
 use crate::metal::stream::Metal;
@@ -15,11 +15,12 @@ const SOURCE: Source = kernel_source!("rms_norm");
 /// The index of `has_residual`.
 const HAS_RESIDUAL: u32 = 0;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct RmsNormParams {
-    width: u32,
-    eps: f32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct RmsNormParams {
+        width: u32,
+        eps: f32,
+    }
 }
 
 pub(crate) struct LegacyRmsNorm(pub(crate) Metal);

@@ -1,12 +1,12 @@
 //! `Rope`, in place: one thread a pair.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Op, Rope, RopeArgs, RopePairing, RopeSpec};
 
 use super::{SIMD_WIDTH, count};
 use crate::metal::encoder::{Arg, Dispatch, Grid};
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::{Constant, Kernel};
 use crate::metal::stream::Metal;
@@ -17,15 +17,16 @@ const INTERLEAVED: u32 = 0;
 /// Heads of one threadgroup.
 const HEADS: usize = 4;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct RopeParams {
-    row_stride: u64,
-    head_stride: u64,
-    pairs: u32,
-    heads: u32,
-    rows: u32,
-    padding: u32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct RopeParams {
+        row_stride: u64,
+        head_stride: u64,
+        pairs: u32,
+        heads: u32,
+        rows: u32,
+        padding: u32,
+    }
 }
 
 pub(crate) struct LegacyRope(pub(crate) Metal);

@@ -1,22 +1,23 @@
 //! `SwiGlu`: one thread an element.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{ExecCx, KernelInvocable, Support};
 use metallic::op::{Op, SwiGlu, SwiGluArgs, SwiGluSpec};
 
 use super::{THREADS, elements};
 use crate::metal::encoder::{Arg, Dispatch, Grid};
+use crate::metal::layout::shader_struct;
 use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::Kernel;
 use crate::metal::stream::Metal;
 
 const SOURCE: Source = kernel_source!("swiglu");
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct SwiGluParams {
-    elements: u32,
+shader_struct! {
+    [SOURCE]
+    pub(super) struct SwiGluParams {
+        elements: u32,
+    }
 }
 
 pub(crate) struct LegacySwiGlu(pub(crate) Metal);

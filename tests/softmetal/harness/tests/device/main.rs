@@ -6,10 +6,13 @@ use softmetal_objc as _;
 
 mod embedding;
 mod kv_append;
+mod layouts;
 mod linear;
 mod memory;
 mod rows;
 mod sdpa;
+mod segments;
 mod stream;
 mod support;
 mod tiny_model;
+mod top_k;

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use metallic::Context;
-use metallic::dispatch::{Backend, Policies, Policy, PolicyChoice, PolicySource};
+use metallic::dispatch::{
+    Backend, Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice,
+};
 use metallic::op::Precision;
 use metallic::tensor::DType;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
@@ -71,6 +73,15 @@ fn logits_after_every_token_agree() {
     }
 }
 
+/// `ctx` with halves of blocks as one op each.
+fn segmented(mut ctx: Context) -> Context {
+    let mut policies = legacy();
+    let source = PolicySource::Flag("test");
+    policies.segments = SegmentsChoice { segments: Segments::On, source };
+    ctx.registry_mut().set_policies(policies);
+    ctx
+}
+
 #[test]
 fn greedy_text_is_the_same_as_on_the_cpu() {
     let generate = |ctx: Context| {
@@ -95,13 +106,16 @@ fn greedy_text_is_the_same_as_on_the_cpu() {
             prompt("Once upon a time there was a little dog who liked to run in the park.");
         let generation =
             generator.generate(&prompt, &tokenizer, &options, &mut likeliest, &mut keep).unwrap();
-        let variants: Vec<_> =
-            ctx.runs("sdpa").into_iter().map(|run| run.selection.variant).collect();
-        (generation.ids, text, variants)
+        let variants =
+            |op| -> Vec<_> { ctx.runs(op).into_iter().map(|run| run.selection.variant).collect() };
+        (generation.ids, text, [variants("sdpa"), variants("attention_block")])
     };
     let (want, text, _) = generate(cpu());
     let (got, metal_text, variants) = generate(metal());
     assert_eq!(got, want, "{text:?} against {metal_text:?}");
     assert_eq!(metal_text, text);
-    assert_eq!(variants, ["flash_decode", "flash_prefill"]);
+    assert_eq!(variants, [vec!["flash_decode", "flash_prefill"], vec![]]);
+    let (got, metal_text, variants) = generate(segmented(metal()));
+    assert_eq!(got, want, "{text:?} against {metal_text:?}");
+    assert_eq!(variants, [vec![], vec!["composed"]]);
 }

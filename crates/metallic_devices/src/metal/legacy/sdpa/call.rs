@@ -1,6 +1,5 @@
 //! One attention call as the kernels see it: params, types, what is bound where nothing is given.
 
-use bytemuck::{Pod, Zeroable};
 use metallic::Result;
 use metallic::dispatch::{Reason, Support};
 use metallic::op::{MaskTensor, Op, Sdpa, SdpaArgs, SdpaSpec};
@@ -9,43 +8,45 @@ use metallic::tensor::{DType, Tensor};
 use crate::metal::buffer::{Bound, MetalBuffer};
 use crate::metal::encoder::{Arg, Dispatch, Encoder, Grid};
 use crate::metal::failure;
+use crate::metal::layout::shader_struct;
 use crate::metal::legacy::{SIMD_WIDTH, count};
-use crate::metal::library::Source;
+use crate::metal::library::{Source, kernel_source};
 use crate::metal::pipeline::{Constant, Kernel};
 
 /// Offsets and bounds of a band beyond this hide or show everything; within, 64-bit sums of them
 /// do not overflow.
 const FAR: i64 = 1 << 40;
 
-/// `SdpaParams` of `sdpa.h`, which documents the fields.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(super) struct SdpaParams {
-    q_strides: [u64; 3],
-    k_strides: [u64; 3],
-    v_strides: [u64; 3],
-    out_strides: [u64; 3],
-    mask_strides: [u64; 4],
-    offset: i64,
-    left: i64,
-    right: i64,
-    kv_heads: u32,
-    group: u32,
-    q_len: u32,
-    kv_len: u32,
-    head_dim: u32,
-    v_dim: u32,
-    /// Stacked rows of one key head.
-    pub(super) rows: u32,
-    has_lens: u32,
-    has_offset: u32,
-    scale: f32,
-    softcap: f32,
-    pub(super) splits: u32,
-    pub(super) first_head: u32,
-    pub(super) first_row: u32,
-    pub(super) chunk_rows: u32,
-    pub(super) score_stride: u32,
+shader_struct! {
+    [kernel_source!("sdpa_scores")]
+    /// `SdpaParams` of `sdpa.h`, which documents the fields.
+    pub(super) struct SdpaParams {
+        q_strides: [u64; 3],
+        k_strides: [u64; 3],
+        v_strides: [u64; 3],
+        out_strides: [u64; 3],
+        mask_strides: [u64; 4],
+        offset: i64,
+        left: i64,
+        right: i64,
+        kv_heads: u32,
+        group: u32,
+        q_len: u32,
+        kv_len: u32,
+        head_dim: u32,
+        v_dim: u32,
+        /// Stacked rows of one key head.
+        pub(super) rows: u32,
+        has_lens: u32,
+        has_offset: u32,
+        scale: f32,
+        softcap: f32,
+        pub(super) splits: u32,
+        pub(super) first_head: u32,
+        pub(super) first_row: u32,
+        pub(super) chunk_rows: u32,
+        pub(super) score_stride: u32,
+    }
 }
 
 /// A call that has something to compute.

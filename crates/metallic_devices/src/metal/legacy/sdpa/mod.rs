@@ -22,3 +22,8 @@ pub(crate) use composed::ComposedSdpa;
 pub(crate) use decode::FlashDecodeSdpa;
 pub(crate) use prefill::FlashPrefillSdpa;
 pub(crate) use softmax_mps::SoftmaxMpsSdpa;
+
+use crate::metal::layout::HostStruct;
+
+/// The struct that all of them read.
+pub(super) const LAYOUT: HostStruct = call::SdpaParams::LAYOUT;
