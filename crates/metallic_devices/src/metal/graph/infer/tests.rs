@@ -264,7 +264,10 @@ fn masks() -> Vec<Wrong> {
 }
 
 fn all() -> Vec<Wrong> {
-    [inputs(), rows(), products(), heads(), caches(), operands(), masks()].into_iter().flatten().collect()
+    [inputs(), rows(), products(), heads(), caches(), operands(), masks()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[test]
