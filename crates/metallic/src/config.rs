@@ -6,13 +6,17 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
+use crate::dispatch::{
+    Policies, Policy, PolicyChoice, PolicySource, RolloutChoice, Segments, SegmentsChoice, Share,
+};
 use crate::error::{Error, Result};
 use crate::graph::LengthPolicy;
 use crate::op::{Op, Sdpa};
 
 /// Forces the SDPA backend: `legacy`, `graph`, `mpsgraph` or `auto`.
 pub const FORCE_SDPA_BACKEND: &str = "METALLIC_FORCE_SDPA_BACKEND";
+/// Requests for which `auto` may use graph for attention, as a percentage.
+pub const SDPA_ROLLOUT: &str = "METALLIC_SDPA_ROLLOUT";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
@@ -29,6 +33,8 @@ pub struct FlagPolicies {
     pub all: Option<Policy>,
     /// `--segments`.
     pub segments: Option<Segments>,
+    /// `--sdpa-rollout`.
+    pub sdpa_rollout: Option<Share>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +50,7 @@ struct BackendSection {
     all: Option<String>,
     sdpa: Option<String>,
     segments: Option<String>,
+    sdpa_rollout: Option<String>,
 }
 
 /// Reads a variable; unset and empty are the same.
@@ -114,7 +121,26 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         .map(|segments| SegmentsChoice { segments, source: PolicySource::Flag("--segments") })
         .or(file_segments)
         .unwrap_or_default();
+    let file_rollout = match &file.backend.sdpa_rollout {
+        Some(value) => {
+            let share = parse(value, || format!("backend.sdpa_rollout in {}", path.display()))?;
+            Some(RolloutChoice { share, source: PolicySource::File(path.clone()) })
+        }
+        None => None,
+    };
+    let env_rollout = env(SDPA_ROLLOUT)
+        .map(|value| parse(&value, || SDPA_ROLLOUT.to_owned()))
+        .transpose()?
+        .map(|share| RolloutChoice { share, source: PolicySource::Env(SDPA_ROLLOUT) });
+    let rollout = flags
+        .sdpa_rollout
+        .map(|share| RolloutChoice { share, source: PolicySource::Flag("--sdpa-rollout") })
+        .or(env_rollout)
+        .or(file_rollout);
     let mut policies = Policies { all, segments, ..Policies::default() };
+    if let Some(rollout) = rollout {
+        policies.rollout.insert(Sdpa::ID, rollout);
+    }
     if let Some(sdpa) = sdpa {
         policies.ops.insert(Sdpa::ID, sdpa);
     }

@@ -8,7 +8,7 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::Device;
-use crate::dispatch::{Backend, ExecCx, KernelBackendRegistry, Policy, Selection};
+use crate::dispatch::{Backend, Draw, ExecCx, KernelBackendRegistry, Policy, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
@@ -99,6 +99,22 @@ impl Context {
             }
         }
         unreachable!("the registry returns at least one candidate, and the last one returns")
+    }
+
+    /// Says that the following calls belong to the request `key`: where a backend is rolled out to
+    /// a share of requests, all of them run on the same side of it. Recorded where there is such a
+    /// rollout.
+    pub fn begin_request(&self, key: &str) {
+        let draw = Draw::of(key);
+        self.registry.set_draw(draw);
+        for (op, choice) in &self.registry.policies().rollout {
+            self.recorder.record(|| MetricEvent::RolloutDecided {
+                op: (*op).to_owned(),
+                share: choice.share.to_string(),
+                draw: draw.to_string(),
+                graph: choice.share.admits(draw),
+            });
+        }
     }
 
     /// Counts the call, and records the choice if it is new for this spec.

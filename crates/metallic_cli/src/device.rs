@@ -63,10 +63,17 @@ pub(crate) fn open_on_terms(
     }
     let options = DeviceOptions { threads: args.threads, profile: args.profile, terms };
     let context = open_device(kind, index, options, policies, recorder)?;
+    context.begin_request(&args.rollout_key.clone().unwrap_or_else(new_request));
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());
     }
     Ok(context)
+}
+
+/// A key that no other run has.
+fn new_request() -> String {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{} {}", std::process::id(), since.as_nanos())
 }
 
 /// What a device can be told on the command line.

@@ -11,6 +11,7 @@ use crate::output::note;
 
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
+const ROLLOUT_TWIN: &str = "METALLIC_ARG_SDPA_ROLLOUT";
 const SEGMENTS_TWIN: &str = "METALLIC_ARG_SEGMENTS";
 
 /// The policies `args` ask for.
@@ -21,7 +22,12 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
     // A typed `--backend` is above the twin of `--sdpa-backend`.
     let overruled = args.sdpa_backend_from_env && args.backend.is_some() && !args.backend_from_env;
     let sdpa = args.sdpa_backend.filter(|_| !overruled);
-    let flags = FlagPolicies { sdpa, all: args.backend, segments: args.segments };
+    let flags = FlagPolicies {
+        sdpa,
+        all: args.backend,
+        segments: args.segments,
+        sdpa_rollout: args.sdpa_rollout,
+    };
     let mut policies = config::policies(flags, env)?;
     if args.sdpa_backend_from_env && !overruled {
         check_twin(args.sdpa_backend, env)?;
@@ -29,14 +35,28 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
     let twin = |source: &PolicySource| match source {
         PolicySource::Flag("--sdpa-backend") if args.sdpa_backend_from_env => Some(SDPA_TWIN),
         PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
+        PolicySource::Flag("--sdpa-rollout") if args.rollout_from_env => Some(ROLLOUT_TWIN),
         PolicySource::Flag("--segments") if args.segments_from_env => Some(SEGMENTS_TWIN),
         _ => None,
     };
     let sources = policies.ops.values_mut().map(|choice| &mut choice.source);
-    for source in sources.chain([&mut policies.all.source, &mut policies.segments.source]) {
+    let rollouts = policies.rollout.values_mut().map(|choice| &mut choice.source);
+    let others = [&mut policies.all.source, &mut policies.segments.source];
+    for source in sources.chain(rollouts).chain(others) {
         if let Some(twin) = twin(source) {
             *source = PolicySource::Env(twin);
         }
+    }
+    // A rollout from a file or the environment may stand beside a backend that is demanded now.
+    if let (Some(rollout), Policy::Force(forced)) =
+        (policies.rollout(Sdpa::ID), policies.choice(Sdpa::ID).0.policy)
+        && args.sdpa_rollout.is_some()
+        && !args.rollout_from_env
+    {
+        return Err(Error::Contradiction {
+            first: format!("--sdpa-rollout {}", rollout.share),
+            second: format!("{forced} for attention, by {}", policies.choice(Sdpa::ID).0.source),
+        });
     }
     if let Some(required) = args.require_backend {
         let choice = policies.choice(Sdpa::ID).0;
@@ -71,6 +91,14 @@ pub(crate) fn describe(policies: &Policies) {
     note!("sdpa backend: {} (from {})", choice.policy, choice.source);
     if policies.all.policy != Policy::Auto {
         note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
+    }
+    if let Some(rollout) = policies.rollout(Sdpa::ID) {
+        let idle = if choice.policy == Policy::Auto { "" } else { "; has no effect without auto" };
+        note!(
+            "sdpa rollout: graph for {} of requests (from {}){idle}",
+            rollout.share,
+            rollout.source
+        );
     }
     let segments = &policies.segments;
     note!("segments: {} (from {})", segments.segments, segments.source);
@@ -124,6 +152,20 @@ mod tests {
         args.backend = Some(Policy::Force(Backend::Legacy));
         let (policy, source) = sdpa(&args, Some("legacy")).unwrap();
         assert_eq!((policy, source.as_str()), (Policy::Force(Backend::Legacy), "--backend"));
+    }
+
+    #[test]
+    fn a_rollout_needs_auto() {
+        let args = backend_args(&["--sdpa-rollout", "25%", "--sdpa-backend", "graph"]);
+        let error = sdpa(&args, None).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("--sdpa-rollout 25 %"), "{error}");
+        assert!(sdpa(&backend_args(&["--sdpa-rollout", "25"]), None).is_ok());
+        // From the environment it stands aside.
+        let env = |name: &str| (name == metallic::config::SDPA_ROLLOUT).then(|| "25".to_owned());
+        let policies = resolve(&backend_args(&["--sdpa-backend", "graph"]), &env).unwrap();
+        assert_eq!(policies.rollout(Sdpa::ID).unwrap().share.to_string(), "25 %");
+        let env = |name: &str| (name == metallic::config::SDPA_ROLLOUT).then(|| "many".to_owned());
+        assert!(resolve(&backend_args(&[]), &env).unwrap_err().is_usage());
     }
 
     #[test]

@@ -67,6 +67,17 @@ pub enum MetricEvent {
         /// What the call depends on.
         spec: String,
     },
+    /// A request fell on one side of a rollout.
+    RolloutDecided {
+        /// The op, as `sdpa`.
+        op: String,
+        /// Requests that may run on graph, as `25 %`.
+        share: String,
+        /// Where this one falls, from 0.00 to 99.99.
+        draw: String,
+        /// Whether it may run on graph.
+        graph: bool,
+    },
     /// A step inside an op, as `sdpa_compile` or `sdpa_encode`.
     InternalKernelCompleted {
         /// The op.

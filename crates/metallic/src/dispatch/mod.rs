@@ -3,11 +3,13 @@
 mod kernel;
 mod policy;
 mod registry;
+mod rollout;
 mod support;
 
 pub use kernel::{ExecCx, KernelInvocable};
 pub use policy::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
 pub use registry::{Candidate, KernelBackendRegistry, KernelEntry, Preference, Selection};
+pub use rollout::{Draw, RolloutChoice, Share};
 pub use support::{Reason, Support};
 
 use std::fmt;

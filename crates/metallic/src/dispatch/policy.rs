@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::Backend;
+use super::rollout::RolloutChoice;
 use crate::error::Error;
 use crate::op::{Op, Sdpa};
 use crate::segment::AttentionBlock;
@@ -138,6 +139,9 @@ pub struct Policies {
     pub required: HashMap<&'static str, Backend>,
     /// Whether models run segments as one op.
     pub segments: SegmentsChoice,
+    /// Requests for which `auto` may use graph, per op name; as in `ops`, that of `sdpa` holds for
+    /// `attention_block`. An op without an entry is not rolled out by shares.
+    pub rollout: HashMap<&'static str, RolloutChoice>,
 }
 
 impl Policies {
@@ -147,6 +151,11 @@ impl Policies {
             Some(choice) => (choice, true),
             None => (&self.all, false),
         }
+    }
+
+    /// Requests for which `auto` may use graph for `op`.
+    pub fn rollout(&self, op: &str) -> Option<&RolloutChoice> {
+        entry(&self.rollout, op)
     }
 
     /// The backend that `op` must run on.

@@ -4,9 +4,10 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::policy::{Policies, Policy, PolicyChoice, Segments, SegmentsChoice};
-use super::{Backend, KernelInvocable, Reason, Support};
+use super::{Backend, Draw, KernelInvocable, Reason, Support};
 use crate::device::DeviceId;
 use crate::error::{Error, Result};
 use crate::op::Op;
@@ -71,12 +72,20 @@ pub struct KernelBackendRegistry {
     listing: Vec<(&'static str, Backend, &'static str)>,
     policies: Policies,
     segments: Option<&'static str>,
+    /// Where the present request falls in a rollout.
+    draw: AtomicU16,
 }
 
 impl KernelBackendRegistry {
     /// An empty registry.
     pub fn new(device: DeviceId, policies: Policies) -> Self {
-        Self { device, sets: HashMap::new(), listing: Vec::new(), policies, segments: None }
+        let draw = AtomicU16::new(Draw::LAST.bits());
+        Self { device, sets: HashMap::new(), listing: Vec::new(), policies, segments: None, draw }
+    }
+
+    /// Says which request the following calls belong to, for rollouts by share.
+    pub fn set_draw(&self, draw: Draw) {
+        self.draw.store(draw.bits(), Ordering::Relaxed);
     }
 
     /// Adds a kernel. Among kernels of one backend, the first that supports a call runs.
@@ -159,8 +168,14 @@ impl KernelBackendRegistry {
                 }
             }
             Policy::Auto => {
-                let preference = self.set::<O>().and_then(|set| set.prefer).map(|f| f(spec));
-                self.supported(entries, spec, None, preference)?
+                let preferred = self.set::<O>().and_then(|set| set.prefer).map(|f| f(spec));
+                match self.kept_back(O::ID) {
+                    Some(note) => {
+                        let legacy = Preference { backend: Backend::Legacy, reason: "rollout" };
+                        self.supported(entries, spec, Some(&note), Some(legacy))?
+                    }
+                    None => self.supported(entries, spec, None, preferred)?,
+                }
             }
         };
         if let (Some(required), Some(best)) = (self.policies.required(O::ID), candidates.first())
@@ -170,6 +185,18 @@ impl KernelBackendRegistry {
             return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
         }
         Ok(candidates)
+    }
+
+    /// Why the present request keeps legacy for `op`, where a rollout says so.
+    fn kept_back(&self, op: &str) -> Option<String> {
+        let choice = self.policies.rollout(op)?;
+        let draw = Draw::from_bits(self.draw.load(Ordering::Relaxed));
+        (!choice.share.admits(draw)).then(|| {
+            format!(
+                "rollout: graph for {} of requests by {}, this one falls at {draw}",
+                choice.share, choice.source
+            )
+        })
     }
 
     fn forced<'a, O: Op>(

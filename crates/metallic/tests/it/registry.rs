@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use metallic::dispatch::{
-    Backend, Policies, Policy, PolicySource, Preference, Reason, Segments, SegmentsChoice,
+    Backend, Draw, Policies, Policy, PolicySource, Preference, Reason, RolloutChoice, Segments,
+    SegmentsChoice,
 };
 use metallic::op::Sdpa;
 use metallic::tensor::DType;
@@ -246,4 +247,44 @@ fn segments_run_where_asked_for_or_preferred() {
         assert_eq!(ctx.registry().segments().0, on);
     }
     assert_eq!(ctx.registry().segments().1, "on by --segments");
+}
+
+#[test]
+fn a_rollout_keeps_the_rest_of_the_requests_on_legacy() {
+    let share = "30".parse().unwrap();
+    let rollout = RolloutChoice { share, source: PolicySource::Flag("--sdpa-rollout") };
+    let with = |policies: Policies, graph_refuses| NullOptions {
+        policies: Policies { rollout: [("sdpa", rollout.clone())].into(), ..policies },
+        prefer: Some(graph_first),
+        graph_refuses,
+        ..NullOptions::default()
+    };
+    let ctx = null_context(with(Policies::default(), None));
+    // A call of no request is not among the share.
+    assert!(run(&ctx).unwrap().starts_with("legacy:null (rollout: "));
+    let mut on_graph = 0;
+    for request in 0..200 {
+        let key = format!("request {request}");
+        ctx.begin_request(&key);
+        let ran = run(&ctx).unwrap();
+        if share.admits(Draw::of(&key)) {
+            on_graph += 1;
+            assert_eq!(ran, "graph:null_graph (auto: measured)");
+        } else {
+            let reason = format!(
+                "legacy:null (rollout: graph for 30 % of requests by --sdpa-rollout, this one falls at {})",
+                Draw::of(&key)
+            );
+            assert_eq!(ran, reason);
+        }
+        assert_eq!(run(&ctx).unwrap(), ran, "every call of a request runs alike");
+    }
+    assert!((40..80).contains(&on_graph), "{on_graph} of 200");
+    // What is demanded is not drawn, and a request in the share still gives way with a reason.
+    let ctx = null_context(with(sdpa_policy(Policy::Force(Backend::Graph)), None));
+    assert!(run(&ctx).unwrap().starts_with("graph:"));
+    let ctx = null_context(with(Policies::default(), refuses()));
+    let admitted = (0..).map(|i| i.to_string()).find(|key| share.admits(Draw::of(key))).unwrap();
+    ctx.begin_request(&admitted);
+    assert!(run(&ctx).unwrap().contains("asks for graph, which cannot run"));
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, ValueHint};
-use metallic::dispatch::{Backend, Policy, Segments};
+use metallic::dispatch::{Backend, Policy, Segments, Share};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
 
@@ -144,6 +144,14 @@ pub(crate) struct BackendArgs {
     /// one runs as --sdpa-backend says
     #[arg(long, value_name = "CHOICE", value_parser = values::segments)]
     pub(crate) segments: Option<Segments>,
+    /// Let `auto` run attention as graph for this share of requests, as 25 or 2.5%; the others
+    /// keep legacy
+    #[arg(long, value_name = "PERCENT", value_parser = values::share)]
+    pub(crate) sdpa_rollout: Option<Share>,
+    /// The request's name in a rollout: the same name falls on the same side [default: another
+    /// one each time]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) rollout_key: Option<String>,
     /// Fail when attention runs another way: legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub(crate) require_backend: Option<Backend>,
@@ -162,6 +170,9 @@ pub(crate) struct BackendArgs {
     /// `--segments` came from its environment twin.
     #[arg(skip)]
     pub(crate) segments_from_env: bool,
+    /// `--sdpa-rollout` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) rollout_from_env: bool,
 }
 
 impl BackendArgs {
@@ -169,5 +180,6 @@ impl BackendArgs {
         self.sdpa_backend_from_env = super::from_env(matches, "sdpa_backend");
         self.backend_from_env = super::from_env(matches, "backend");
         self.segments_from_env = super::from_env(matches, "segments");
+        self.rollout_from_env = super::from_env(matches, "sdpa_rollout");
     }
 }

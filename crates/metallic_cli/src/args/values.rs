@@ -1,6 +1,6 @@
 //! Values of flags that are more than a number or a word.
 
-use metallic::dispatch::{Backend, Policy, Segments};
+use metallic::dispatch::{Backend, Policy, Segments, Share};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
 
@@ -12,6 +12,11 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
 /// `--segments`.
 pub(super) fn segments(text: &str) -> Result<Segments, String> {
     text.parse().map_err(|_| "accepted are auto, on, off".to_owned())
+}
+
+/// `--sdpa-rollout`.
+pub(super) fn share(text: &str) -> Result<Share, String> {
+    text.parse().map_err(|_| "accepted is a percentage from 0 to 100, as 25 or 2.5%".to_owned())
 }
 
 /// `--require-backend`.

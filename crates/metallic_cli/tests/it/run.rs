@@ -178,6 +178,22 @@ fn metrics_are_json_lines_or_lines_for_people() {
 }
 
 #[test]
+fn a_rollout_keeps_the_same_request_on_the_same_side() {
+    let ran = |share: &str, key: &str| {
+        let flags = ["run", "-p", PROMPT, "-n", "2", "--metrics", "-", "--rollout-key", key];
+        let run = metallic(&[&flags[..], &["--sdpa-rollout", share]].concat()).ok();
+        let decided = run.stderr.lines().find(|line| line.contains("RolloutDecided"));
+        assert!(decided.is_some(), "{}", run.stderr);
+        run.stderr.contains("backend=\"legacy\" variant=\"composed\" reason=\"rollout: graph for")
+    };
+    assert!(ran("0", "a") && !ran("100%", "a"));
+    let kept_back: Vec<bool> = (0..12).map(|i| ran("50", &format!("request {i}"))).collect();
+    assert!(kept_back.contains(&true) && kept_back.contains(&false), "{kept_back:?}");
+    assert_eq!(ran("50", "request 3"), kept_back[3]);
+    metallic(&["run", "-p", PROMPT, "--sdpa-rollout", "150"]).fails(2, &["from 0 to 100"]);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_run_silently() {
     let mut command = binary();
     command.args(["run", "-p", PROMPT, "-n", "400", "--ignore-eos"]);

@@ -46,9 +46,10 @@ void threadgroup_barrier(unsigned flags, msl_site site) {
     if (flags) MSL_ACQUIRE(sync);
 }
 
-// Idle workers keep their stacks for the next dispatch.
-std::mutex pool_lock;
-std::vector<std::unique_ptr<Worker>> pool;
+// Idle workers keep their stacks for the next dispatch. Never destroyed: a queue's thread may still run a
+// kernel while the process exits.
+std::mutex& pool_lock = *new std::mutex;
+std::vector<std::unique_ptr<Worker>>& pool = *new std::vector<std::unique_ptr<Worker>>;
 
 std::unique_ptr<Worker> take_worker() {
     std::lock_guard<std::mutex> hold(pool_lock);

@@ -118,6 +118,23 @@ fn a_file_that_does_not_compile_is_an_error_with_the_compilers_log() {
     assert_eq!(ctx.download_f32(&x).unwrap(), [1.0; 64]);
 }
 
+/// Masks are made of infinities, of which fast math promises nothing.
+#[test]
+fn kernels_are_compiled_without_fast_math() {
+    let _turn = alone();
+    if control().kernel_options().fast_math {
+        return; // It is forced on: this is the lane that tries kernels with it.
+    }
+    for version in [(14, 0), (15, 0), (26, 0)] {
+        control().set_os_version(version);
+        let ctx = metal(MetalOptions::default());
+        let (x, y) = (ones(&ctx), ones(&ctx));
+        add(&ctx, &x, &y).unwrap();
+        assert_eq!(control().counter("fast_math_compiles"), 0, "macOS {version:?}");
+    }
+    control().set_os_version((15, 0));
+}
+
 #[test]
 fn no_memory_is_an_error_and_nothing_else_changes() {
     let _turn = alone();

@@ -134,7 +134,7 @@ impl Control {
         self.commit_delay_us.store(delay, Ordering::Relaxed);
     }
 
-    /// How kernels are compiled and run; fast math follows the program's own choice.
+    /// How kernels are compiled and run; fast math follows the program's own choice unless it is on here.
     pub fn kernel_options(&self) -> CompileOptions {
         self.kernels.lock().unwrap().clone()
     }
@@ -189,7 +189,8 @@ impl Control {
     /// How often something happened since the process began or [`Control::reset_counters`]:
     /// `commits`, `dispatches`, `blits`, `copied_bytes`, `graph_compiles`, `graph_encodes`,
     /// `graph_compiles_above_level_0`, `graph_compiles_without_wait`, `graph_specialisations`,
-    /// `graph_splits`, `graph_saves`, `graph_loads`, `library_compiles`, `buffers`, `buffer_bytes`.
+    /// `graph_splits`, `graph_saves`, `graph_loads`, `library_compiles`, `fast_math_compiles`, `buffers`,
+    /// `buffer_bytes`.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.lock().unwrap().get(name).copied().unwrap_or(0)
     }

@@ -4,6 +4,7 @@
 //! - `SOFTMETAL_CACHE`: folder of compiled kernels
 //! - `SOFTMETAL_ORDER`: `forward`, `reverse`, or a number that shuffles the threads of a threadgroup
 //! - `SOFTMETAL_STRICT`, `SOFTMETAL_POISON`: `0` or `1`
+//! - `SOFTMETAL_FAST_MATH`: `1` compiles kernels with fast math, whatever the program asks for
 //! - `SOFTMETAL_GUARD`: `0` turns off guard pages, which copy every buffer for each dispatch: for models of
 //!   real size
 //! - `SOFTMETAL_SANITIZER`: `address`, `undefined` or `thread`; each dispatch is then a process of its own
@@ -45,6 +46,7 @@ pub(crate) fn read() -> Environment {
     kernels.strict = switch("SOFTMETAL_STRICT", kernels.strict);
     kernels.guard = switch("SOFTMETAL_GUARD", kernels.guard);
     kernels.poison = switch("SOFTMETAL_POISON", kernels.poison);
+    kernels.fast_math = switch("SOFTMETAL_FAST_MATH", kernels.fast_math);
     let os = variable("SOFTMETAL_OS").map_or((15, 0), |text| {
         let (major, minor) = text.split_once('.').unwrap_or((&text, "0"));
         let part = |part: &str| part.parse().unwrap_or_else(|_| wrong("SOFTMETAL_OS", &text));

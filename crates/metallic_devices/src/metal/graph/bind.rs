@@ -82,8 +82,7 @@ pub(super) fn bind(place: &Place<'_>, views: bool) -> Result<Retained<MPSGraphTe
     let row = place.dims.last().map_or(0, |dim| dim * element_bytes(place.dtype));
     let plain_buffer = is_dense && place.offset == 0 && (row.is_multiple_of(ROW_BYTES) || !views);
     let needed = if plain_buffer {
-        let rows: usize = place.dims.iter().rev().skip(1).product();
-        rows * row.next_multiple_of(ROW_BYTES)
+        room(place.dims, place.dtype)
     } else {
         (span * element_bytes(place.dtype)).next_multiple_of(ROW_BYTES)
     };
@@ -105,6 +104,14 @@ pub(super) fn bind(place: &Place<'_>, views: bool) -> Result<Retained<MPSGraphTe
         })
     };
     array.and_then(|array| of_array(&array)).ok_or(Copied::Refused)
+}
+
+/// Bytes of a buffer that holds a dense array of `dims` in a way that every system binds: as if each
+/// row were rounded up, although none is.
+pub(super) fn room(dims: &[usize], dtype: MPSDataType) -> usize {
+    let row = dims.last().map_or(1, |dim| *dim) * element_bytes(dtype);
+    let rows: usize = dims.iter().rev().skip(1).product();
+    rows * row.next_multiple_of(ROW_BYTES)
 }
 
 /// The strides of `place`, those of axes of length 1 replaced by what they would be in a dense

@@ -94,6 +94,12 @@ impl MpsGraphExecutor {
             Node::Linear(linear) => {
                 return self.supports_weight(types[linear.weight.index()].dtype);
             }
+            Node::KvAppend(_) => {
+                return match has(&self.platform, Fault::NoSliceUpdate) {
+                    None => Support::Yes,
+                    Some(feature) => Support::No(Reason::Missing { feature }),
+                };
+            }
             Node::Sdpa(attention) => attention,
             _ => return Support::Yes,
         };

@@ -264,3 +264,6 @@ fn sdpa_type(types: &Types<'_>, node: &SdpaNode) -> Result<Type> {
     let dims = vec![q.dims[0], q.dims[1], q.dims[2], v.dims[3]];
     Ok(Type { dtype: q.dtype, dims })
 }
+
+#[cfg(test)]
+mod tests;

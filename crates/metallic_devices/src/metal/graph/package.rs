@@ -249,3 +249,6 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, bool) -> io::Result<()>) -> io
     entries.sort();
     entries.iter().try_for_each(|entry| walk(entry, visit))
 }
+
+#[cfg(test)]
+mod tests;

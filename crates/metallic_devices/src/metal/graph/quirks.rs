@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     NoBf16,
     /// There is no dequantisation by groups.
     NoGroupedWeights,
+    /// A part of a tensor cannot be replaced at a position that is data.
+    NoSliceUpdate,
 }
 
 /// Where a fault lies.
@@ -31,7 +33,7 @@ struct Quirk {
     what: &'static str,
 }
 
-const QUIRKS: [Quirk; 6] = [
+const QUIRKS: [Quirk; 7] = [
     Quirk {
         fault: Fault::NoNativeSdpa,
         on: |platform| !platform.at_least(15),
@@ -68,6 +70,12 @@ const QUIRKS: [Quirk; 6] = [
         // MPSGraphQuantizationOps.h: macos(15.0).
         what: "dequantisation by groups begins with macOS 15",
     },
+    Quirk {
+        fault: Fault::NoSliceUpdate,
+        on: |platform| !platform.at_least(15),
+        // MPSGraphTensorShapeOps.h: sliceUpdateDataTensor without masks, macos(15.0).
+        what: "writing new rows into a cache inside a graph begins with macOS 15",
+    },
 ];
 
 /// What `fault` is in words, where `platform` has it.
@@ -95,5 +103,7 @@ mod tests {
         assert!(has(&platform((26, 0), None), Fault::LongSums).is_some());
         assert_eq!(has(&platform((26, 0), m3), Fault::LongSums), None);
         assert!(has(&platform((0, 0), m3), Fault::NoBf16).is_some());
+        assert!(has(&platform((14, 7), m3), Fault::NoSliceUpdate).is_some());
+        assert_eq!(has(&platform((15, 0), m3), Fault::NoSliceUpdate), None);
     }
 }

@@ -15,7 +15,7 @@ use super::super::buffer::{Bound, MetalBuffer, Storage};
 use super::super::encoder::Encoder;
 use super::super::failure;
 use super::super::stream::Metal;
-use super::bind::{Copied, Place, bind};
+use super::bind::{Copied, Place, bind, room};
 use super::call::{Call, Cut};
 use super::compile::{Compiled, Input, Output};
 use super::copy::{self, Rows};
@@ -156,9 +156,8 @@ impl Runner {
             Slot::Input(number) => call.input(number)?.1.name,
             _ => "lengths",
         };
-        let bytes = bytes_of(&dims, input.dtype);
-        self.note_copy(name, bytes, why);
-        let scratch = Arc::new(encoder.scratch(bytes)?);
+        self.note_copy(name, bytes_of(&dims, input.dtype), why);
+        let scratch = Arc::new(encoder.scratch(room(&dims, input.dtype))?);
         copy::pad(encoder, tensor, &scratch, &dims)?;
         let data = own_array(&scratch, input.dtype, &dims, self.views)?;
         bindings.own.push(scratch);
@@ -219,9 +218,8 @@ impl Runner {
             },
             Made::Update(_) | Made::Rows { .. } => Copied::InPlace,
         };
-        let bytes = bytes_of(&dims, output.dtype);
-        self.note_copy("out", bytes, why);
-        let scratch = Arc::new(encoder.scratch(bytes)?);
+        self.note_copy("out", bytes_of(&dims, output.dtype), why);
+        let scratch = Arc::new(encoder.scratch(room(&dims, output.dtype))?);
         let data = own_array(&scratch, output.dtype, &dims, self.views)?;
         bindings.own.push(Arc::clone(&scratch));
         pending.push(Pending { made: output.made, scratch, dims, to: to.clone() });

@@ -1,4 +1,5 @@
-//! `msl-check FILE...`: checks .metal files against MSL's rules of the language, and compiles each kernel.
+//! `msl-check [--rules] FILE...`: checks .metal files against MSL's rules of the language and, without
+//! `--rules`, compiles each kernel.
 //! `#include "..."` of a file beside is resolved; every file is taken once, as the host flattens them.
 
 use std::collections::BTreeSet;
@@ -6,23 +7,29 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
-use softmetal_emulator::{CompileOptions, Library};
+use softmetal_emulator::{CompileOptions, Library, check_rules};
 
 fn main() -> ExitCode {
-    let files: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let mut files: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let rules = files.first().is_some_and(|first| first == Path::new("--rules"));
+    if rules {
+        files.remove(0);
+    }
     if files.is_empty() {
-        report("usage: msl-check FILE...");
+        report("usage: msl-check [--rules] FILE...");
         return ExitCode::from(2);
     }
     let options = CompileOptions::new(env::temp_dir().join("softmetal-msl-check"));
     let mut failed = false;
     for file in files {
         let mut flat = Flat::default();
-        let result = flat.add(&file).and_then(|()| Library::compile(&flat.text, &options));
+        let result = flat.add(&file).and_then(|()| match rules {
+            true => check_rules(&flat.text, &options.cache_dir).map(|()| "rules hold".to_owned()),
+            false => Library::compile(&flat.text, &options)
+                .map(|library| format!("{} kernels", library.function_names().len())),
+        });
         match result {
-            Ok(library) => {
-                report(&format!("{}: {} kernels", file.display(), library.function_names().len()))
-            }
+            Ok(found) => report(&format!("{}: {found}", file.display())),
             Err(error) => {
                 report(&format!("{}:\n{}", file.display(), flat.with_file_names(&error)));
                 failed = true;

@@ -32,8 +32,14 @@ fn files_are_checked_with_their_includes() {
     );
     let (ok, text) = run(std::slice::from_ref(&good));
     assert!(ok && text.contains("good.metal: 1 kernels"), "{text}");
-    let (ok, text) = run(&[good, wrong.clone()]);
-    assert!(!ok && text.contains(&format!("{}:5:", wrong.display())), "{text}");
+    let (ok, text) = run(&["--rules".into(), good.clone()]);
+    assert!(ok && text.contains("good.metal: rules hold"), "{text}");
+    let place = format!("{}:5:", wrong.display());
+    for mode in [None, Some("--rules".into())] {
+        let files = mode.into_iter().chain([good.clone(), wrong.clone()]);
+        let (ok, text) = run(&files.collect::<Vec<PathBuf>>());
+        assert!(!ok && text.contains(&place), "{text}");
+    }
     let (ok, text) = run(&[folder.join("absent.metal")]);
     assert!(!ok && text.contains("absent.metal"), "{text}");
     fs::remove_dir_all(folder).unwrap();

@@ -12,7 +12,21 @@ use metallic_testkit::cases::sdpa::{
 use metallic_testkit::problem::{self, PlacedSdpa};
 use metallic_testkit::{oracle, tolerance};
 
+use softmetal_objc::control;
+
 use crate::support::metal;
+
+/// Whether fast math is forced on, of which kernels expect nothing where a number is not finite or a row
+/// sees no key. The program itself turns it off.
+fn fast_math() -> bool {
+    control().kernel_options().fast_math
+}
+
+/// Whether all numbers are finite, and every row of `out` saw a key: others are zeros.
+fn is_ordinary(case: &SdpaCase, out: &[f64]) -> bool {
+    let finite = matches!(case.special, Special::None | Special::Logits(_) | Special::BeyondF16);
+    finite && out.chunks(case.v_dim).all(|row| row.iter().any(|value| *value != 0.0))
+}
 
 /// The variants of [`Backend::Legacy`].
 fn variants(ctx: &Context) -> impl Iterator<Item = &KernelEntry<Sdpa>> {
@@ -28,6 +42,9 @@ fn judge(cases: &[SdpaCase]) -> BTreeMap<&'static str, usize> {
         for types in SdpaTypes::ALL.into_iter().filter(|types| case.fits(*types)) {
             let numbers = problem::sdpa(case, types);
             let reference = oracle::sdpa(&numbers);
+            if fast_math() && !is_ordinary(case, &reference.out) {
+                continue;
+            }
             let bounds = tolerance::sdpa(types.q, types.kv).bounds(&reference);
             let placed = PlacedSdpa::new(&ctx, case, types, &numbers).unwrap();
             let spec = Sdpa::check(&placed.args).unwrap();
@@ -56,6 +73,10 @@ fn judge(cases: &[SdpaCase]) -> BTreeMap<&'static str, usize> {
 #[test]
 fn every_variant_agrees_on_the_quick_list() {
     let ran = judge(&quick());
+    if fast_math() {
+        assert!(ran.values().all(|ran| *ran > 20), "{ran:?}");
+        return;
+    }
     // Of about 250 pairs of case and types; a variant takes what its header says.
     assert!(ran["composed"] > 200, "{ran:?}");
     assert!(ran["flash_prefill"] == ran["composed"], "{ran:?}");
@@ -100,7 +121,7 @@ fn long_caches_are_split_and_merged() {
         base(1).causal().special(Special::InfInValue),
     ];
     let ran = judge(&cases);
-    assert_eq!(ran["flash_decode"], 12, "{ran:?}");
+    assert_eq!(ran["flash_decode"], if fast_math() { 4 } else { 12 }, "{ran:?}");
 }
 
 #[test]

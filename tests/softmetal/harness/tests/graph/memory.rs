@@ -8,6 +8,7 @@ use metallic_devices::GraphOptions;
 use metallic_instrumentation::exporter::ChannelExporter;
 use metallic_instrumentation::{MetricEvent, Recorder};
 use metallic_testkit::random::Random;
+use metallic_testkit::storage::{decode, encode};
 use softmetal_objc::control;
 
 use crate::support::{graph_with, macos_15, promises};
@@ -62,6 +63,49 @@ fn caches_and_offsets_are_read_in_place() {
     let args = over_cache(&ctx, 300);
     ctx.run::<Sdpa>(&args).unwrap();
     assert_eq!(copies(&events), ["k", "v"]);
+}
+
+/// One query of two sequences over 256 keys; every tensor lies behind `before` sequences of its buffer.
+fn of_width(ctx: &Context, dtype: DType, dim: usize, before: usize) -> Vec<u8> {
+    let upload = |name, [heads, len]: [usize; 2]| {
+        let (row, mut random) = (heads * len * dim, Random::named(name));
+        let values: Vec<f64> = (0..2 * row).map(|_| random.normal()).collect();
+        let all = [vec![f64::NAN; before * row], values].concat();
+        let bytes = encode(dtype, &all);
+        ctx.upload(dtype, [before + 2, heads, len, dim], &bytes)
+            .unwrap()
+            .narrow(0, before, 2)
+            .unwrap()
+    };
+    let args = SdpaArgs {
+        q: upload("q", [4, 1]),
+        k: upload("k", [2, 256]),
+        v: upload("v", [2, 256]),
+        mask: Mask::none(),
+        kv_lens: None,
+        scale: None,
+        softcap: None,
+        out: upload("out", [4, 1]),
+    };
+    ctx.run::<Sdpa>(&args).unwrap();
+    ctx.download(&args.out).unwrap()
+}
+
+/// Rows that are no multiple of 16 bytes lie one behind the other, wherever the array begins.
+#[test]
+fn rows_of_every_width_are_read_and_written_at_offsets() {
+    let ctx = graph_with(promises(), Recorder::disabled());
+    for dtype in [DType::F16, DType::F32] {
+        for dim in [36, 33, 2] {
+            let want = of_width(&ctx, dtype, dim, 0);
+            let values = decode(dtype, &want);
+            assert!(values.iter().all(|value| value.is_finite()), "{dtype} {dim}: {values:?}");
+            for before in [1, 3] {
+                let got = of_width(&ctx, dtype, dim, before);
+                assert!(got == want, "{dtype} {dim} behind {before}: {:?}", decode(dtype, &got));
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use metallic::segment::{AttentionBlock, MlpBlock};
 use metallic_testkit::cases::block::blocks;
 use metallic_testkit::parity::{Target, run_blocks};
 
-use crate::support::graph;
+use crate::support::{graph, macos_15};
 
 #[test]
 fn halves_of_blocks_agree_with_the_oracle() {
@@ -28,7 +28,9 @@ fn halves_of_blocks_agree_with_the_oracle() {
     assert!(failures.is_empty(), "{} of {}:\n{first}", failures.len(), report.rows.len());
     for op in [AttentionBlock::ID, MlpBlock::ID] {
         let ran = report.rows.iter().filter(|row| row.op == op).count();
-        assert!(ran >= 4, "{ran} cases of {op} ran: {:?}", report.not_run.first());
+        // Before macOS 15 nothing is written into a cache inside a graph.
+        let can = op == MlpBlock::ID || macos_15();
+        assert_eq!(ran >= 4, can, "{ran} cases of {op} ran: {:?}", report.not_run.first());
     }
     // What is refused is a type that cannot be read in place, here or on an older system.
     for case in &report.not_run {
