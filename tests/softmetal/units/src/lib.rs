@@ -11,6 +11,8 @@ use softmetal_objc as _;
 
 #[path = "../../../../crates/metallic_devices/src/certificate.rs"]
 pub mod certificate;
+#[path = "../../../../crates/metallic_devices/src/composed.rs"]
+mod composed;
 #[path = "../../../../crates/metallic_devices/src/graph_options.rs"]
 mod graph_options;
 pub mod metal;
