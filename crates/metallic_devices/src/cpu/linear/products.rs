@@ -77,6 +77,7 @@ impl Task<'_> {
     }
 
     /// The stored bytes of row `row` of W.
+    #[inline(always)]
     pub(super) fn row(&self, row: usize) -> &[u8] {
         &self.part.weight.bytes[row * self.row_bytes..][..self.row_bytes]
     }

@@ -6,8 +6,8 @@
 //! keys that a mask gives no weight: so when a sum is not finite in the end, the caller starts
 //! again with the general loop, which looks at each such key.
 //!
-//! Not: unpacked tiles (`block.rs`), the rows that stand for queries and their masks
-//! (`attention.rs`).
+//! Not: the first product (`few_scores.rs`), unpacked tiles (`block.rs`), the rows that stand for
+//! queries and their masks (`attention.rs`).
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use metallic::tensor::DType;
 
 use super::PREFETCH_KEYS;
 use super::block::Item;
-use super::tile::{Bf16Rows, F16Rows, F32Rows, Q8Rows, Stored, all_finite};
+use super::tile::{Bf16Rows, F16Rows, F32Rows, Q8Rows, Stored, all_finite, load_vectors};
 use crate::cpu::attention::{Attention, soften};
 use crate::cpu::exp::exp;
 use crate::cpu::vector_math::F32Math;
@@ -24,7 +24,7 @@ use crate::cpu::view::View;
 /// Rows that this kernel takes at most.
 pub(super) const MAX_ROWS: usize = 8;
 /// Keys between two looks at the maximum.
-const TILE_KEYS: usize = 64;
+pub(super) const TILE_KEYS: usize = 64;
 /// Rows of values that are summed together: with four vectors each, as many values and one weight
 /// they fit 32 registers. Seven would fit too, but the compiler then spills.
 const VALUE_ROWS: usize = 6;
@@ -69,7 +69,7 @@ pub(super) fn takes<V: F32Math>(call: &Attention, rows: usize) -> bool {
 
 /// Stored rows of keys or values.
 #[derive(Clone, Copy)]
-struct Rows {
+pub(super) struct Rows {
     first: *const u8,
     step: usize,
     bytes: usize,
@@ -82,13 +82,13 @@ impl Rows {
     }
 
     #[inline(always)]
-    fn row(&self, key: usize) -> *const u8 {
+    pub(super) fn row(&self, key: usize) -> *const u8 {
         self.first.wrapping_add(key * self.step)
     }
 
     /// Asks for the row some way behind `key`.
     #[inline(always)]
-    fn prefetch<V: F32Math>(&self, key: usize) {
+    pub(super) fn prefetch<V: F32Math>(&self, key: usize) {
         let row = self.row(key + PREFETCH_KEYS);
         for line in (0..self.bytes).step_by(64) {
             V::prefetch(row.wrapping_add(line));
@@ -136,74 +136,6 @@ impl Few<'_> {
         }
         // SAFETY: as above.
         unsafe { self.is_finite::<V>() }
-    }
-
-    /// Scores of `count` keys from `first` on, `[rows, TILE_KEYS]`.
-    #[inline(always)]
-    unsafe fn scores<V: F32Math, S: Stored>(&self, keys: Rows, first: usize, count: usize) {
-        let square = V::LANES * V::LANES;
-        // SAFETY: the scratch has a square for each row; keys below `count` exist.
-        unsafe {
-            for block in (0..count).step_by(V::LANES) {
-                let live = V::LANES.min(count - block);
-                for at in 0..live {
-                    let key = first + block + at;
-                    keys.prefetch::<V>(key);
-                    self.products::<V, S>(keys.row(key), at);
-                }
-                for row in 0..self.rows {
-                    let square = self.unsummed.add(row * square);
-                    square.add(live * V::LANES).write_bytes(0, (V::LANES - live) * V::LANES);
-                    V::sum_each(square).store(self.scores.add(row * TILE_KEYS + block));
-                }
-            }
-        }
-    }
-
-    /// The products of one key with every row, lane by lane, as line `at` of each row's square.
-    #[inline(always)]
-    unsafe fn products<V: F32Math, S: Stored>(&self, key: *const u8, at: usize) {
-        let vectors = self.call.head_dim() / V::LANES;
-        for from in (0..vectors).step_by(4) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                match (vectors - from, from) {
-                    (1, _) => self.products_of::<V, S, 1>(key, at, from),
-                    (2, _) => self.products_of::<V, S, 2>(key, at, from),
-                    (3, _) => self.products_of::<V, S, 3>(key, at, from),
-                    // The usual widths are multiples of four vectors.
-                    (_, 0) => self.products_of::<V, S, 4>(key, at, 0),
-                    _ => self.products_of::<V, S, 4>(key, at, from),
-                }
-            }
-        }
-    }
-
-    /// The part of [`Few::products`] of N vectors of the key.
-    #[inline(always)]
-    unsafe fn products_of<V: F32Math, S: Stored, const N: usize>(
-        &self,
-        key: *const u8,
-        at: usize,
-        from: usize,
-    ) {
-        let dim = self.call.head_dim();
-        // SAFETY: the caller's promise; queries and scratch have `rows` rows.
-        unsafe {
-            let key: [V; N] = std::array::from_fn(|i| S::load(key, from + i));
-            for row in 0..self.rows {
-                let q = self.q.add(row * dim + from * V::LANES);
-                let to = self.unsummed.add((row * V::LANES + at) * V::LANES);
-                let mut sum = key[0].mul(V::load(q));
-                for (i, key) in key.into_iter().enumerate().skip(1) {
-                    sum = key.fma(V::load(q.add(i * V::LANES)), sum);
-                }
-                if from > 0 {
-                    sum = sum.add(V::load(to));
-                }
-                sum.store(to);
-            }
-        }
     }
 
     /// Softcap, band and mask tensor.
@@ -338,8 +270,7 @@ impl Few<'_> {
                 if prefetch {
                     values.prefetch::<V>(first + at);
                 }
-                let value = values.row(first + at);
-                let value: [V; NV] = std::array::from_fn(|j| S::load(value, from + j));
+                let value: [V; NV] = load_vectors::<V, S, NV>(values.row(first + at), from);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let weight = V::splat(*weights.add(i * TILE_KEYS + at));
                     for (sum, value) in sums.iter_mut().zip(value) {

@@ -17,6 +17,7 @@
 
 mod block;
 mod few;
+mod few_scores;
 mod merge;
 mod product;
 mod softmax;

@@ -34,6 +34,26 @@ pub(super) trait Stored {
     unsafe fn element(row: *const u8, at: usize) -> f32;
 }
 
+/// N vectors of the row at `row`, from vector `from` on. A loop and not a closure, which loses the
+/// instructions where it is not inlined.
+///
+/// # Safety
+/// The row has these vectors, and `V`'s instructions exist.
+#[inline(always)]
+pub(super) unsafe fn load_vectors<V: F32Math, S: Stored, const N: usize>(
+    row: *const u8,
+    from: usize,
+) -> [V; N] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut vectors = [V::splat(0.0); N];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            *vector = S::load(row, from + i);
+        }
+        vectors
+    }
+}
+
 pub(super) struct F32Rows;
 pub(super) struct F16Rows;
 pub(super) struct Bf16Rows;

@@ -16,7 +16,8 @@
 //! | Q5_K | 25 GB/s | 48 GB/s | 590 GFLOP/s | 1174 GFLOP/s |
 //! | Q6_K | 23 GB/s | 43 GB/s | 555 GFLOP/s | 1131 GFLOP/s |
 //!
-//! From 4 to 8 rows, decoding is bound by arithmetic: 170 GFLOP/s a core.
+//! The columns of one row are from before lines were asked for in their order; `gemv.rs` has what
+//! came of that. From 4 to 8 rows, decoding is bound by arithmetic: 170 GFLOP/s a core.
 
 mod activations;
 mod chunk;
@@ -176,7 +177,9 @@ impl Shares {
     pub(super) fn new(task: &Task, threads: usize) -> Self {
         if task.m() < MANY {
             let least = (16 << 10) / task.row_bytes;
-            let (columns, count) = split(task.n(), 4, least, threads);
+            // One thread has nobody to share with, and starts on one stream of memory only once.
+            let (columns, count) =
+                if threads == 1 { (task.n(), 1) } else { split(task.n(), 4, least, threads) };
             return Self { count, kind: Kind::Gemv { columns } };
         }
         let words = panel_words(task);
