@@ -6,13 +6,17 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::dispatch::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
+use crate::dispatch::{
+    EngineChoice, Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice,
+};
 use crate::error::{Error, Result};
 use crate::graph::LengthPolicy;
 use crate::op::{Op, Sdpa};
 
 /// Forces the SDPA backend: `legacy`, `graph`, `mpsgraph` or `auto`.
 pub const FORCE_SDPA_BACKEND: &str = "METALLIC_FORCE_SDPA_BACKEND";
+/// The engine that graphs run on, by its name on the device, or `auto`.
+pub const GRAPH_ENGINE: &str = "METALLIC_GRAPH_ENGINE";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
@@ -21,7 +25,7 @@ pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 pub const CONFIG_FILE: &str = "METALLIC_CONFIG";
 
 /// Policies given by flags, already parsed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FlagPolicies {
     /// `--sdpa-backend`.
     pub sdpa: Option<Policy>,
@@ -29,6 +33,8 @@ pub struct FlagPolicies {
     pub all: Option<Policy>,
     /// `--segments`.
     pub segments: Option<Segments>,
+    /// `--graph-engine`.
+    pub engine: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +50,7 @@ struct BackendSection {
     all: Option<String>,
     sdpa: Option<String>,
     segments: Option<String>,
+    graph_engine: Option<String>,
 }
 
 /// Reads a variable; unset and empty are the same.
@@ -114,7 +121,14 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         .map(|segments| SegmentsChoice { segments, source: PolicySource::Flag("--segments") })
         .or(file_segments)
         .unwrap_or_default();
-    let mut policies = Policies { all, segments, ..Policies::default() };
+    let engine = flags
+        .engine
+        .map(|name| (name, PolicySource::Flag("--graph-engine")))
+        .or_else(|| env(GRAPH_ENGINE).map(|name| (name, PolicySource::Env(GRAPH_ENGINE))))
+        .or_else(|| file.backend.graph_engine.map(|name| (name, PolicySource::File(path))))
+        .filter(|(name, _)| name != "auto")
+        .map(|(name, source)| EngineChoice { name, source });
+    let mut policies = Policies { all, segments, engine, ..Policies::default() };
     if let Some(sdpa) = sdpa {
         policies.ops.insert(Sdpa::ID, sdpa);
     }
@@ -144,7 +158,7 @@ pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
         Some(value) => Err(Error::UnknownValue {
             setting: GRAPH_LENGTHS.to_owned(),
             value: value.to_owned(),
-            accepted: "classes, any",
+            accepted: "classes, any".into(),
         }),
     }
 }

@@ -2,7 +2,7 @@
 //! the configuration file. Precedence is `metallic::config`'s; contradictions end here.
 
 use metallic::config::{self, FORCE_SDPA_BACKEND, FlagPolicies, ReadEnv};
-use metallic::dispatch::{Policies, Policy, PolicySource};
+use metallic::dispatch::{Backend, Policies, Policy, PolicySource};
 use metallic::op::{Op, Sdpa};
 
 use crate::args::BackendArgs;
@@ -11,6 +11,7 @@ use crate::output::note;
 
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
+const ENGINE_TWIN: &str = "METALLIC_ARG_GRAPH_ENGINE";
 const SEGMENTS_TWIN: &str = "METALLIC_ARG_SEGMENTS";
 
 /// The policies `args` ask for.
@@ -21,7 +22,8 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
     // A typed `--backend` is above the twin of `--sdpa-backend`.
     let overruled = args.sdpa_backend_from_env && args.backend.is_some() && !args.backend_from_env;
     let sdpa = args.sdpa_backend.filter(|_| !overruled);
-    let flags = FlagPolicies { sdpa, all: args.backend, segments: args.segments };
+    let (segments, engine) = (args.segments, args.graph_engine.clone());
+    let flags = FlagPolicies { sdpa, all: args.backend, segments, engine };
     let mut policies = config::policies(flags, env)?;
     if args.sdpa_backend_from_env && !overruled {
         check_twin(args.sdpa_backend, env)?;
@@ -30,13 +32,23 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
         PolicySource::Flag("--sdpa-backend") if args.sdpa_backend_from_env => Some(SDPA_TWIN),
         PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
         PolicySource::Flag("--segments") if args.segments_from_env => Some(SEGMENTS_TWIN),
+        PolicySource::Flag("--graph-engine") if args.graph_engine_from_env => Some(ENGINE_TWIN),
         _ => None,
     };
     let sources = policies.ops.values_mut().map(|choice| &mut choice.source);
-    for source in sources.chain([&mut policies.all.source, &mut policies.segments.source]) {
+    let engine = policies.engine.as_mut().map(|engine| &mut engine.source);
+    let others = [&mut policies.all.source, &mut policies.segments.source];
+    for source in sources.chain(others).chain(engine) {
         if let Some(twin) = twin(source) {
             *source = PolicySource::Env(twin);
         }
+    }
+    let choice = policies.choice(Sdpa::ID).0;
+    if let (Some(engine), Policy::Force(Backend::Legacy)) = (&policies.engine, choice.policy) {
+        return Err(Error::Contradiction {
+            first: format!("engine {} of the graph backend, by {}", engine.name, engine.source),
+            second: format!("legacy for attention, by {}", choice.source),
+        });
     }
     if let Some(required) = args.require_backend {
         let choice = policies.choice(Sdpa::ID).0;
@@ -72,6 +84,9 @@ pub(crate) fn describe(policies: &Policies) {
     if policies.all.policy != Policy::Auto {
         note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
     }
+    if let Some(engine) = &policies.engine {
+        note!("graph engine: {} (from {})", engine.name, engine.source);
+    }
     let segments = &policies.segments;
     note!("segments: {} (from {})", segments.segments, segments.source);
     if let Some(required) = policies.required(Sdpa::ID) {
@@ -83,7 +98,6 @@ pub(crate) fn describe(policies: &Policies) {
 mod tests {
     use super::*;
     use crate::args::{self, Command};
-    use metallic::dispatch::Backend;
 
     fn backend_args(flags: &[&str]) -> BackendArgs {
         let words: Vec<_> = ["metallic", "run"].iter().chain(flags).map(Into::into).collect();
@@ -124,6 +138,24 @@ mod tests {
         args.backend = Some(Policy::Force(Backend::Legacy));
         let (policy, source) = sdpa(&args, Some("legacy")).unwrap();
         assert_eq!((policy, source.as_str()), (Policy::Force(Backend::Legacy), "--backend"));
+    }
+
+    #[test]
+    fn an_engine_is_asked_for_by_flag_over_environment_and_not_of_legacy() {
+        let env = |name: &str| (name == config::GRAPH_ENGINE).then(|| "fused".to_owned());
+        let engine = |flags: &[&str]| {
+            resolve(&backend_args(flags), &env).map(|policies| {
+                policies.engine.map(|engine| (engine.name, engine.source.to_string()))
+            })
+        };
+        let flagged = Some(("cudnn".to_owned(), "--graph-engine".to_owned()));
+        assert_eq!(engine(&["--graph-engine", "cudnn"]).unwrap(), flagged);
+        let (name, source) = engine(&[]).unwrap().unwrap();
+        assert_eq!(name, "fused");
+        assert!(source.contains(config::GRAPH_ENGINE), "{source}");
+        assert_eq!(engine(&["--graph-engine", "auto"]).unwrap(), None);
+        let error = engine(&["--sdpa-backend", "legacy"]).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("engine fused"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Backend;
+use super::{Backend, EngineChoice};
 use crate::error::Error;
 use crate::op::{Op, Sdpa};
 use crate::segment::AttentionBlock;
@@ -38,7 +38,7 @@ impl FromStr for Policy {
             _ => value.parse().map(Policy::Force).map_err(|_: Error| Error::UnknownValue {
                 setting: "a backend policy".to_owned(),
                 value: value.to_owned(),
-                accepted: "auto, legacy, graph (or its alias mpsgraph)",
+                accepted: "auto, legacy, graph (or its alias mpsgraph)".into(),
             }),
         }
     }
@@ -110,7 +110,7 @@ impl FromStr for Segments {
         found.map(|(_, segments)| *segments).ok_or_else(|| Error::UnknownValue {
             setting: "segments".to_owned(),
             value: value.to_owned(),
-            accepted: "auto, on, off",
+            accepted: "auto, on, off".into(),
         })
     }
 }
@@ -138,6 +138,9 @@ pub struct Policies {
     pub required: HashMap<&'static str, Backend>,
     /// Whether models run segments as one op.
     pub segments: SegmentsChoice,
+    /// Which engine graphs run on; it binds ops that have one of that name. `None` for the device's
+    /// choice.
+    pub engine: Option<EngineChoice>,
 }
 
 impl Policies {

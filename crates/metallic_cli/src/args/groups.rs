@@ -144,6 +144,9 @@ pub(crate) struct BackendArgs {
     /// one runs as --sdpa-backend says
     #[arg(long, value_name = "CHOICE", value_parser = values::segments)]
     pub(crate) segments: Option<Segments>,
+    /// Which engine of the device graphs run on, as fused or cudnn; see `metallic devices`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) graph_engine: Option<String>,
     /// Fail when attention runs another way: legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub(crate) require_backend: Option<Backend>,
@@ -162,6 +165,9 @@ pub(crate) struct BackendArgs {
     /// `--segments` came from its environment twin.
     #[arg(skip)]
     pub(crate) segments_from_env: bool,
+    /// `--graph-engine` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) graph_engine_from_env: bool,
 }
 
 impl BackendArgs {
@@ -169,5 +175,6 @@ impl BackendArgs {
         self.sdpa_backend_from_env = super::from_env(matches, "sdpa_backend");
         self.backend_from_env = super::from_env(matches, "backend");
         self.segments_from_env = super::from_env(matches, "segments");
+        self.graph_engine_from_env = super::from_env(matches, "graph_engine");
     }
 }
