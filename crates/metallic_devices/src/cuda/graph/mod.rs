@@ -3,7 +3,9 @@
 
 mod cudnn;
 mod executor;
+mod preference;
 mod sdpa;
 
 pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
+pub(crate) use preference::{ENGINES, guess};
