@@ -21,6 +21,16 @@ TEXT = (
 )
 PROMPT = "Once upon a time"
 
+# A small run of each fused kernel of attention, by the shapes that choose it.
+FUSED = {
+    "decode, few keys": "--graph-engine fused --q-len 1 --kv-len 300 --head-dim 64,128",
+    "decode, split in clusters and beyond": "--graph-engine fused --q-len 1,3 --kv-len 5000,9000",
+    "prefill": "--graph-engine fused --q-len 70 --kv-len 100 --head-dim 80 --causal",
+    "prefill of Hopper": "--graph-engine fused --q-len 300 --kv-len 300 --head-dim 64,128 --causal",
+    "prefill of Hopper, two groups": "--graph-engine fused --q-len 600 --kv-len 700 --q-heads 2 --head-dim 128",
+    "plans of cuDNN": "--graph-engine cudnn --q-len 1,70 --kv-len 300 --causal",
+}
+
 
 class Bench:
     """Runs steps and counts them."""
@@ -88,7 +98,9 @@ def main():
         print(f"NOT RUN  everything: there is no GPU; {listed['unusable']}")
         sys.exit(1)
     print("        ", gpus[0]["device"], gpus[0]["description"])
-    with_graph = "graph" in gpus[0]["kernels"].get("sdpa", {})
+    engines = gpus[0]["kernels"].get("sdpa", {}).get("graph", [])
+    with_graph = bool(engines)
+    missing = {library["name"]: library["missing"] for library in listed["cuda_libraries"] if "missing" in library}
 
     def prewarm():
         return bench.metallic("prewarm", *on).stderr.strip()
@@ -96,14 +108,26 @@ def main():
     def ops():
         return last_line(bench.metallic("parity", "--ops", *on))
 
-    def attention(backend):
+    def attention(*words):
         def run():
-            if backend == "graph" and not with_graph:
-                raise Skip("no graph kernel is registered for attention")
+            if "cudnn" in words and missing.get("cuDNN"):
+                raise Skip(f"cuDNN {missing['cuDNN']}")
             size = ["--quick"] if args.quick else []
-            return last_line(bench.metallic("parity", *size, *on, "--sdpa-backend", backend))
+            return last_line(bench.metallic("parity", *size, *on, *words))
 
         return run
+
+    def tuning():
+        shapes = ["--q-len", "1,128", "--kv-len", "512", "-r", "2"]
+        chosen = [f"{row['case']}: {row['engine']}" for row in bench.json("tune", *on, *shapes)["shapes"]]
+        assert chosen, "nothing was measured"
+        return "; ".join(chosen)
+
+    def unknown_engine():
+        done = bench.metallic("parity", "--quick", *on, "--graph-engine", "nobody", check=False)
+        assert done.returncode == 2, f"ended with {done.returncode}"
+        assert all(engine in done.stderr for engine in engines), done.stderr
+        return last_line(argparse.Namespace(stdout=done.stderr))
 
     def probabilities(model, extra, bound):
         def run():
@@ -144,10 +168,20 @@ def main():
 
         return run
 
+    def not_here(reason):
+        def run():
+            raise Skip(reason)
+
+        return run
+
     bench.step("prewarm", prewarm)
     bench.step("every op against the CPU", ops)
-    for backend in ["legacy", "graph"]:
-        bench.step(f"attention against the oracle, {backend}", attention(backend))
+    bench.step("attention against the oracle, legacy", attention("--sdpa-backend", "legacy"))
+    for engine in engines:
+        words = ["--sdpa-backend", "graph", "--graph-engine", engine]
+        bench.step(f"attention against the oracle, graph {engine}", attention(*words))
+    bench.step("an unknown engine is refused", unknown_engine)
+    bench.step("tune", tuning)
     bench.step("embedded model, exact", probabilities(None, ["--exact"], 1e-3))
     bench.step("embedded model, as usual (against exact)", probabilities(None, [], 5e-2))
     for model in args.model:
@@ -158,7 +192,13 @@ def main():
     bench.step("greedy text, legacy, in segments", greedy("legacy", "--segments", "on"))
     for tool in ["memcheck", "racecheck"]:
         bench.step(f"{tool}, every op", sanitizer(tool, ["parity", "--ops", "--quick"]))
-        bench.step(f"{tool}, attention", sanitizer(tool, ["parity", "--quick"]))
+        bench.step(f"{tool}, attention, legacy", sanitizer(tool, ["parity", "--quick", "--sdpa-backend", "legacy"]))
+        for name, shapes in FUSED.items():
+            words = ["bench", "sdpa", "-r", "1", "--sdpa-backend", "graph", *shapes.split()]
+            if "cudnn" in words and missing.get("cuDNN"):
+                bench.step(f"{tool}, {name}", not_here(f"cuDNN {missing['cuDNN']}"))
+            else:
+                bench.step(f"{tool}, {name}", sanitizer(tool, words))
     shutil.rmtree(folder)
     print(f"test-cuda: {bench.passed} passed, {bench.failed} failed, {bench.not_run} not run")
     sys.exit(bench.failed > 0)

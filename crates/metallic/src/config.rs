@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::dispatch::{
-    Policies, Policy, PolicyChoice, PolicySource, RolloutChoice, Segments, SegmentsChoice, Share,
+    EngineChoice, Policies, Policy, PolicyChoice, PolicySource, RolloutChoice, Segments,
+    SegmentsChoice, Share,
 };
 use crate::error::{Error, Result};
 use crate::graph::LengthPolicy;
@@ -17,6 +18,8 @@ use crate::op::{Op, Sdpa};
 pub const FORCE_SDPA_BACKEND: &str = "METALLIC_FORCE_SDPA_BACKEND";
 /// Requests for which `auto` may use graph for attention, as a percentage.
 pub const SDPA_ROLLOUT: &str = "METALLIC_SDPA_ROLLOUT";
+/// The engine that graphs run on, by its name on the device, or `auto`.
+pub const GRAPH_ENGINE: &str = "METALLIC_GRAPH_ENGINE";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
@@ -25,7 +28,7 @@ pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 pub const CONFIG_FILE: &str = "METALLIC_CONFIG";
 
 /// Policies given by flags, already parsed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FlagPolicies {
     /// `--sdpa-backend`.
     pub sdpa: Option<Policy>,
@@ -35,6 +38,8 @@ pub struct FlagPolicies {
     pub segments: Option<Segments>,
     /// `--sdpa-rollout`.
     pub sdpa_rollout: Option<Share>,
+    /// `--graph-engine`.
+    pub engine: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -51,6 +56,7 @@ struct BackendSection {
     sdpa: Option<String>,
     segments: Option<String>,
     sdpa_rollout: Option<String>,
+    graph_engine: Option<String>,
 }
 
 /// Reads a variable; unset and empty are the same.
@@ -137,7 +143,14 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         .map(|share| RolloutChoice { share, source: PolicySource::Flag("--sdpa-rollout") })
         .or(env_rollout)
         .or(file_rollout);
-    let mut policies = Policies { all, segments, ..Policies::default() };
+    let engine = flags
+        .engine
+        .map(|name| (name, PolicySource::Flag("--graph-engine")))
+        .or_else(|| env(GRAPH_ENGINE).map(|name| (name, PolicySource::Env(GRAPH_ENGINE))))
+        .or_else(|| file.backend.graph_engine.map(|name| (name, PolicySource::File(path))))
+        .filter(|(name, _)| name != "auto")
+        .map(|(name, source)| EngineChoice { name, source });
+    let mut policies = Policies { all, segments, engine, ..Policies::default() };
     if let Some(rollout) = rollout {
         policies.rollout.insert(Sdpa::ID, rollout);
     }
@@ -170,7 +183,7 @@ pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
         Some(value) => Err(Error::UnknownValue {
             setting: GRAPH_LENGTHS.to_owned(),
             value: value.to_owned(),
-            accepted: "classes, any",
+            accepted: "classes, any".into(),
         }),
     }
 }

@@ -8,7 +8,7 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::Device;
-use crate::dispatch::{Backend, Draw, ExecCx, KernelBackendRegistry, Policy, Selection};
+use crate::dispatch::{Backend, Draw, ExecCx, KernelBackendRegistry, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
@@ -52,8 +52,9 @@ impl Context {
         Self { device, registry, cache, recorder, tally: Mutex::default() }
     }
 
-    /// Runs one call: checks it, asks the registry, runs the best kernel. Under `auto`, a graph
-    /// that does not compile gives way to the next kernel, with its reason.
+    /// Runs one call: checks it, asks the registry, runs the best kernel. A graph that does not
+    /// compile, or declines the call, gives way to the next kernel that was not ruled out, with its
+    /// reason.
     ///
     /// # Errors
     /// What [`Op::check`], the registry or the kernel reports; [`Error::WrongDevice`] for a tensor
@@ -66,11 +67,6 @@ impl Context {
             return Err(Error::WrongDevice { op: O::ID, binding, expected, got });
         }
         let candidates = self.registry.candidates::<O>(&spec)?;
-        // A backend demanded for all ops binds only where it has a kernel.
-        let demanded = match self.registry.policies().choice(O::ID).0.policy {
-            Policy::Force(backend) => Some(backend),
-            Policy::Auto => None,
-        };
         let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
@@ -90,9 +86,12 @@ impl Context {
                     self.note::<O>(&spec, &selection);
                     return Ok(selection);
                 }
-                Err(error @ (Error::Compile { .. } | Error::CacheFrozen { .. }))
-                    if demanded != Some(entry.backend) && index < last =>
-                {
+                // A demanded backend has none but its own kernels among the candidates.
+                Err(
+                    error @ (Error::Compile { .. }
+                    | Error::CacheFrozen { .. }
+                    | Error::Declined { .. }),
+                ) if index < last => {
                     failures = format!("{failures}; {entry:?}: {error}");
                 }
                 Err(error) => return Err(error),

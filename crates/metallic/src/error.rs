@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a call and its kernel.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::device::DeviceId;
@@ -103,6 +104,16 @@ pub enum Error {
         /// Why not.
         reason: Reason,
     },
+    /// A kernel takes calls of this spec, but not this one: its lengths, strides or addresses.
+    #[error("{op}: {kernel} cannot run this call: {reason}")]
+    Declined {
+        /// The op's name.
+        op: &'static str,
+        /// The kernel's name among those of its backend.
+        kernel: &'static str,
+        /// Why not.
+        reason: Reason,
+    },
     /// No registered kernel can do this call.
     #[error("{op}: no backend on {device} can run this call: {reasons}")]
     NoBackend {
@@ -147,7 +158,7 @@ pub enum Error {
         /// The value given.
         value: String,
         /// The accepted values.
-        accepted: &'static str,
+        accepted: Cow<'static, str>,
     },
     /// A configuration file cannot be used.
     #[error("configuration file {}: {reason}", .path.display())]

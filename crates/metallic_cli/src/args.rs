@@ -6,6 +6,7 @@
 mod bench;
 mod groups;
 mod probe;
+mod tune;
 mod values;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchSdpaArgs};
@@ -13,6 +14,7 @@ pub(crate) use groups::{
     BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
 };
 pub(crate) use probe::ProbeArgs;
+pub(crate) use tune::TuneArgs;
 pub(crate) use values::{IntList, LogitBias};
 
 use std::ffi::OsString;
@@ -63,6 +65,8 @@ pub(crate) enum Command {
     Parity(ParityArgs),
     /// Measure speed, as llama-bench does; `bench sdpa` measures attention alone
     Bench(Box<BenchArgs>),
+    /// Measure a device's engines for attention and write down which is faster where
+    Tune(Box<TuneArgs>),
     /// Ask a device what no document says, for a report
     Probe(ProbeArgs),
     /// Print a completion script for a shell
@@ -336,6 +340,7 @@ impl Command {
             Command::Chat(args) => Some(&mut args.backend),
             Command::Perplexity(args) => Some(&mut args.backend),
             Command::Op(OpCommand::Sdpa(args)) => Some(&mut args.backend),
+            Command::Tune(args) => Some(&mut args.backend),
             Command::Parity(args) => Some(&mut args.backend),
             Command::Bench(args) => match &mut args.command {
                 Some(BenchCommand::Sdpa(args)) => Some(&mut args.backend),

@@ -19,6 +19,7 @@ mod probe;
 mod pull;
 mod run;
 mod tokenize;
+mod tune;
 
 use crate::args::{BenchCommand, Command, OpCommand};
 use crate::error::Result;
@@ -44,6 +45,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Some(BenchCommand::Limits(limits)) => bench_limits::run(limits),
             None => bench::run(&args),
         },
+        Command::Tune(args) => tune::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

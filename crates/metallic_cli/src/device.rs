@@ -95,24 +95,26 @@ pub(crate) fn open_device(
     policies: Policies,
     recorder: Recorder,
 ) -> Result<Context> {
-    match kind {
+    let context = match kind {
         "metal" => {
             let profile = options.profile.unwrap_or_default();
             let graph = graph_options(options.terms)?;
             let options = MetalOptions { profile, graph, ..MetalOptions::default() };
-            Ok(MetalDevice::context(options, policies, recorder)?)
+            MetalDevice::context(options, policies, recorder)?
         }
         _ if options.profile == Some(Profile::Latency) => {
             let expected = format!("throughput on {kind}, where latency has no meaning yet");
-            Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected })
+            return Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected });
         }
-        "cuda" => Ok(CudaDevice::context(index, policies, recorder)?),
+        "cuda" => CudaDevice::context(index, policies, recorder)?,
         _ => {
             let defaults = CpuOptions::default();
             let threads = options.threads.unwrap_or(defaults.threads);
-            Ok(CpuDevice::context(CpuOptions { threads, ..defaults }, policies, recorder))
+            CpuDevice::context(CpuOptions { threads, ..defaults }, policies, recorder)
         }
-    }
+    };
+    context.registry().check_engine()?;
+    Ok(context)
 }
 
 /// Kind and number of a device's name: `cuda` and `cuda:0` are the same.

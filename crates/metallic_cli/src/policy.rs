@@ -2,7 +2,7 @@
 //! the configuration file. Precedence is `metallic::config`'s; contradictions end here.
 
 use metallic::config::{self, FORCE_SDPA_BACKEND, FlagPolicies, ReadEnv};
-use metallic::dispatch::{Policies, Policy, PolicySource};
+use metallic::dispatch::{Backend, Policies, Policy, PolicySource};
 use metallic::op::{Op, Sdpa};
 
 use crate::args::BackendArgs;
@@ -12,6 +12,7 @@ use crate::output::note;
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
 const ROLLOUT_TWIN: &str = "METALLIC_ARG_SDPA_ROLLOUT";
+const ENGINE_TWIN: &str = "METALLIC_ARG_GRAPH_ENGINE";
 const SEGMENTS_TWIN: &str = "METALLIC_ARG_SEGMENTS";
 
 /// The policies `args` ask for.
@@ -27,6 +28,7 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
         all: args.backend,
         segments: args.segments,
         sdpa_rollout: args.sdpa_rollout,
+        engine: args.graph_engine.clone(),
     };
     let mut policies = config::policies(flags, env)?;
     if args.sdpa_backend_from_env && !overruled {
@@ -37,12 +39,14 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
         PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
         PolicySource::Flag("--sdpa-rollout") if args.rollout_from_env => Some(ROLLOUT_TWIN),
         PolicySource::Flag("--segments") if args.segments_from_env => Some(SEGMENTS_TWIN),
+        PolicySource::Flag("--graph-engine") if args.graph_engine_from_env => Some(ENGINE_TWIN),
         _ => None,
     };
     let sources = policies.ops.values_mut().map(|choice| &mut choice.source);
     let rollouts = policies.rollout.values_mut().map(|choice| &mut choice.source);
+    let engine = policies.engine.as_mut().map(|engine| &mut engine.source);
     let others = [&mut policies.all.source, &mut policies.segments.source];
-    for source in sources.chain(rollouts).chain(others) {
+    for source in sources.chain(rollouts).chain(others).chain(engine) {
         if let Some(twin) = twin(source) {
             *source = PolicySource::Env(twin);
         }
@@ -56,6 +60,13 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
         return Err(Error::Contradiction {
             first: format!("--sdpa-rollout {}", rollout.share),
             second: format!("{forced} for attention, by {}", policies.choice(Sdpa::ID).0.source),
+        });
+    }
+    let choice = policies.choice(Sdpa::ID).0;
+    if let (Some(engine), Policy::Force(Backend::Legacy)) = (&policies.engine, choice.policy) {
+        return Err(Error::Contradiction {
+            first: format!("engine {} of the graph backend, by {}", engine.name, engine.source),
+            second: format!("legacy for attention, by {}", choice.source),
         });
     }
     if let Some(required) = args.require_backend {
@@ -100,6 +111,9 @@ pub(crate) fn describe(policies: &Policies) {
             rollout.source
         );
     }
+    if let Some(engine) = &policies.engine {
+        note!("graph engine: {} (from {})", engine.name, engine.source);
+    }
     let segments = &policies.segments;
     note!("segments: {} (from {})", segments.segments, segments.source);
     if let Some(required) = policies.required(Sdpa::ID) {
@@ -111,7 +125,6 @@ pub(crate) fn describe(policies: &Policies) {
 mod tests {
     use super::*;
     use crate::args::{self, Command};
-    use metallic::dispatch::Backend;
 
     fn backend_args(flags: &[&str]) -> BackendArgs {
         let words: Vec<_> = ["metallic", "run"].iter().chain(flags).map(Into::into).collect();
@@ -166,6 +179,24 @@ mod tests {
         assert_eq!(policies.rollout(Sdpa::ID).unwrap().share.to_string(), "25 %");
         let env = |name: &str| (name == metallic::config::SDPA_ROLLOUT).then(|| "many".to_owned());
         assert!(resolve(&backend_args(&[]), &env).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn an_engine_is_asked_for_by_flag_over_environment_and_not_of_legacy() {
+        let env = |name: &str| (name == config::GRAPH_ENGINE).then(|| "fused".to_owned());
+        let engine = |flags: &[&str]| {
+            resolve(&backend_args(flags), &env).map(|policies| {
+                policies.engine.map(|engine| (engine.name, engine.source.to_string()))
+            })
+        };
+        let flagged = Some(("cudnn".to_owned(), "--graph-engine".to_owned()));
+        assert_eq!(engine(&["--graph-engine", "cudnn"]).unwrap(), flagged);
+        let (name, source) = engine(&[]).unwrap().unwrap();
+        assert_eq!(name, "fused");
+        assert!(source.contains(config::GRAPH_ENGINE), "{source}");
+        assert_eq!(engine(&["--graph-engine", "auto"]).unwrap(), None);
+        let error = engine(&["--sdpa-backend", "legacy"]).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("engine fused"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::json_file;
+
 /// Version of the file.
 const SCHEMA: u32 = 1;
 
@@ -85,12 +87,8 @@ impl Certificate {
     /// # Errors
     /// The system's.
     pub fn write(&self, dir: &Path, machine: &Machine) -> io::Result<PathBuf> {
-        fs::create_dir_all(dir)?;
         let path = Self::path(dir, machine);
-        let making = path.with_extension(format!("making-{}", std::process::id()));
-        let text = serde_json::to_string_pretty(self)?;
-        fs::write(&making, text + "\n")?;
-        fs::rename(&making, &path)?;
+        json_file::write(&path, self)?;
         Ok(path)
     }
 

@@ -6,7 +6,9 @@ pub mod certificate;
 mod composed;
 pub mod cpu;
 pub mod cuda;
+pub mod engines;
 mod graph_options;
+mod json_file;
 #[cfg(any(target_os = "macos", objc_standin))]
 pub mod metal;
 #[cfg(not(any(target_os = "macos", objc_standin)))]

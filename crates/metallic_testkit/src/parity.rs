@@ -107,7 +107,11 @@ impl Report {
     ) {
         let trial = match trial {
             Ok(trial) => trial,
-            Err(error @ (Error::Unsupported { .. } | Error::NoBackend { .. })) => {
+            Err(
+                error @ (Error::Unsupported { .. }
+                | Error::NoBackend { .. }
+                | Error::Declined { .. }),
+            ) => {
                 let Tried { op, case, types } = tried;
                 let not_run = NotRun {
                     op,

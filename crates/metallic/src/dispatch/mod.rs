@@ -1,11 +1,13 @@
 //! Who runs an op: backends, what they support, what was asked for, what was chosen and why.
 
+mod engine;
 mod kernel;
 mod policy;
 mod registry;
 mod rollout;
 mod support;
 
+pub use engine::{EngineChoice, EnginePreference};
 pub use kernel::{ExecCx, KernelInvocable};
 pub use policy::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
 pub use registry::{Candidate, KernelBackendRegistry, KernelEntry, Preference, Selection};
@@ -55,7 +57,7 @@ impl FromStr for Backend {
             _ => Err(Error::UnknownValue {
                 setting: "a backend".to_owned(),
                 value: value.to_owned(),
-                accepted: "legacy, graph (or its alias mpsgraph)",
+                accepted: "legacy, graph (or its alias mpsgraph)".into(),
             }),
         }
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Backend;
 use super::rollout::RolloutChoice;
+use super::{Backend, EngineChoice};
 use crate::error::Error;
 use crate::op::{Op, Sdpa};
 use crate::segment::AttentionBlock;
@@ -39,7 +39,7 @@ impl FromStr for Policy {
             _ => value.parse().map(Policy::Force).map_err(|_: Error| Error::UnknownValue {
                 setting: "a backend policy".to_owned(),
                 value: value.to_owned(),
-                accepted: "auto, legacy, graph (or its alias mpsgraph)",
+                accepted: "auto, legacy, graph (or its alias mpsgraph)".into(),
             }),
         }
     }
@@ -111,7 +111,7 @@ impl FromStr for Segments {
         found.map(|(_, segments)| *segments).ok_or_else(|| Error::UnknownValue {
             setting: "segments".to_owned(),
             value: value.to_owned(),
-            accepted: "auto, on, off",
+            accepted: "auto, on, off".into(),
         })
     }
 }
@@ -142,6 +142,9 @@ pub struct Policies {
     /// Requests for which `auto` may use graph, per op name; as in `ops`, that of `sdpa` holds for
     /// `attention_block`. An op without an entry is not rolled out by shares.
     pub rollout: HashMap<&'static str, RolloutChoice>,
+    /// Which engine graphs run on; it binds ops that have one of that name. `None` for the device's
+    /// choice.
+    pub engine: Option<EngineChoice>,
 }
 
 impl Policies {

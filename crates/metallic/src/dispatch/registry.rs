@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::policy::{Policies, Policy, PolicyChoice, Segments, SegmentsChoice};
-use super::{Backend, Draw, KernelInvocable, Reason, Support};
+use super::{Backend, Draw, EngineChoice, EnginePreference, KernelInvocable, Reason, Support};
 use crate::device::DeviceId;
 use crate::error::{Error, Result};
 use crate::op::Op;
@@ -62,7 +62,11 @@ pub struct Selection {
 struct KernelSet<O: Op> {
     entries: Vec<KernelEntry<O>>,
     prefer: Option<fn(&O::Spec) -> Preference>,
+    prefer_engine: Option<PreferEngine<O>>,
 }
+
+/// What a device knows of its engines.
+type PreferEngine<O> = Box<dyn Fn(&<O as Op>::Spec) -> Option<EnginePreference> + Send + Sync>;
 
 /// Mediates the choice of a backend for every op of one device.
 #[derive(Debug)]
@@ -104,6 +108,40 @@ impl KernelBackendRegistry {
     /// order of registration.
     pub fn prefer<O: Op>(&mut self, prefer: fn(&O::Spec) -> Preference) {
         self.set_mut::<O>().prefer = Some(prefer);
+    }
+
+    /// Sets what the device knows of its engines: which kernel of the graph backend goes first for a
+    /// spec. Without an answer they are tried in the order of registration.
+    pub fn prefer_engine<O: Op>(
+        &mut self,
+        prefer: impl Fn(&O::Spec) -> Option<EnginePreference> + Send + Sync + 'static,
+    ) {
+        self.set_mut::<O>().prefer_engine = Some(Box::new(prefer));
+    }
+
+    /// The engines of all ops, in the order of registration.
+    pub fn engines(&self) -> Vec<&'static str> {
+        let mut engines = Vec::new();
+        for &(_, backend, variant) in &self.listing {
+            if backend == Backend::Graph && !engines.contains(&variant) {
+                engines.push(variant);
+            }
+        }
+        engines
+    }
+
+    /// Whether the demanded engine, if any, is one of the device's.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`] with the names there are.
+    pub fn check_engine(&self) -> Result<()> {
+        let Some(EngineChoice { name, source }) = &self.policies.engine else { return Ok(()) };
+        let engines = self.engines();
+        if engines.contains(&name.as_str()) {
+            return Ok(());
+        }
+        let accepted = format!("auto, {} (on {})", engines.join(", "), self.device).into();
+        Err(Error::UnknownValue { setting: source.to_string(), value: name.clone(), accepted })
     }
 
     /// Says that `auto` runs segments as one op on this device, and why.
@@ -157,8 +195,9 @@ impl KernelBackendRegistry {
     pub fn candidates<O: Op>(&self, spec: &O::Spec) -> Result<Vec<Candidate<'_, O>>> {
         let entries = self.entries::<O>();
         let (choice, own) = self.policies.choice(O::ID);
-        let candidates = match choice.policy {
-            Policy::Force(backend) => {
+        let engine = self.demanded_engine(entries);
+        let mut candidates = match (choice.policy, engine) {
+            (Policy::Force(backend), _) => {
                 let present = entries.iter().any(|entry| entry.backend == backend);
                 if present || own {
                     self.forced(entries, spec, backend, choice)?
@@ -167,7 +206,8 @@ impl KernelBackendRegistry {
                     self.supported(entries, spec, Some(&note), None)?
                 }
             }
-            Policy::Auto => {
+            (Policy::Auto, Some(_)) => self.forced(entries, spec, Backend::Graph, choice)?,
+            (Policy::Auto, None) => {
                 let preferred = self.set::<O>().and_then(|set| set.prefer).map(|f| f(spec));
                 match self.kept_back(O::ID) {
                     Some(note) => {
@@ -178,6 +218,9 @@ impl KernelBackendRegistry {
                 }
             }
         };
+        if engine.is_none() {
+            self.order_engines(&mut candidates, spec);
+        }
         if let (Some(required), Some(best)) = (self.policies.required(O::ID), candidates.first())
             && best.entry.backend != required
         {
@@ -199,6 +242,28 @@ impl KernelBackendRegistry {
         })
     }
 
+    /// The demanded engine, where one of `entries` has its name.
+    fn demanded_engine<O: Op>(&self, entries: &[KernelEntry<O>]) -> Option<&EngineChoice> {
+        let engine = self.policies.engine.as_ref()?;
+        let is_it = |entry: &KernelEntry<O>| is_engine(entry, &engine.name);
+        entries.iter().any(is_it).then_some(engine)
+    }
+
+    /// Puts the engine that the device prefers before the other engines.
+    fn order_engines<O: Op>(&self, candidates: &mut [Candidate<'_, O>], spec: &O::Spec) {
+        let is_graph = |candidate: &Candidate<'_, O>| candidate.entry.backend == Backend::Graph;
+        let Some(first) = candidates.iter().position(is_graph) else { return };
+        let prefer = self.set::<O>().and_then(|set| set.prefer_engine.as_ref());
+        let Some(preference) = prefer.and_then(|prefer| prefer(spec)) else { return };
+        let named = |candidate: &Candidate<'_, O>| is_engine(candidate.entry, preference.engine);
+        if let Some(at) = candidates.iter().position(named) {
+            candidates[first..=at].rotate_right(1);
+            let EnginePreference { engine, reason } = preference;
+            let candidate = &mut candidates[first];
+            candidate.reason = format!("{}; engine {engine}: {reason}", candidate.reason);
+        }
+    }
+
     fn forced<'a, O: Op>(
         &self,
         entries: &'a [KernelEntry<O>],
@@ -206,19 +271,26 @@ impl KernelBackendRegistry {
         backend: Backend,
         choice: &PolicyChoice,
     ) -> Result<Vec<Candidate<'a, O>>> {
+        let engine = self.demanded_engine(entries).filter(|_| backend == Backend::Graph);
+        let source = match engine {
+            Some(EngineChoice { name, source }) => format!("{source} ({name})"),
+            None => choice.source.to_string(),
+        };
         let mut why_not = Reason::NotRegistered;
         let mut candidates = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.backend == backend) {
+        let admitted = |entry: &&KernelEntry<O>| {
+            entry.backend == backend && engine.is_none_or(|engine| is_engine(entry, &engine.name))
+        };
+        for entry in entries.iter().filter(admitted) {
             match entry.kernel.supports(spec) {
                 Support::Yes => {
-                    let reason = format!("forced by {}", choice.source);
-                    candidates.push(Candidate { entry, reason });
+                    candidates.push(Candidate { entry, reason: format!("forced by {source}") });
                 }
                 Support::No(reason) => why_not = reason,
             }
         }
         if candidates.is_empty() {
-            let source_of_choice = choice.source.to_string();
+            let source_of_choice = source;
             return Err(Error::Unsupported {
                 op: O::ID,
                 backend,
@@ -276,10 +348,14 @@ impl KernelBackendRegistry {
     }
 
     fn set_mut<O: Op>(&mut self) -> &mut KernelSet<O> {
-        let set = self
-            .sets
-            .entry(TypeId::of::<O>())
-            .or_insert_with(|| Box::new(KernelSet::<O> { entries: Vec::new(), prefer: None }));
+        let set = self.sets.entry(TypeId::of::<O>()).or_insert_with(|| {
+            Box::new(KernelSet::<O> { entries: Vec::new(), prefer: None, prefer_engine: None })
+        });
         set.downcast_mut().expect("the set of an op is stored under the op's own type")
     }
+}
+
+/// Whether `entry` is the engine of that name.
+fn is_engine<O: Op>(entry: &KernelEntry<O>, name: &str) -> bool {
+    entry.backend == Backend::Graph && entry.variant == name
 }

@@ -44,7 +44,7 @@ impl FromStr for Share {
             None => Err(Error::UnknownValue {
                 setting: "a share of requests".to_owned(),
                 value: value.to_owned(),
-                accepted: "a percentage from 0 to 100, as 25 or 2.5%",
+                accepted: "a percentage from 0 to 100, as 25 or 2.5%".into(),
             }),
         }
     }

@@ -47,6 +47,13 @@ pub enum Reason {
         /// The feature.
         feature: &'static str,
     },
+    /// A library that is not here, or refuses.
+    Library {
+        /// The library.
+        name: &'static str,
+        /// What is missing, or its own words.
+        reason: String,
+    },
     /// No kernel of this backend is registered on the device.
     NotRegistered,
 }
@@ -59,6 +66,7 @@ impl fmt::Display for Reason {
             }
             Reason::Range { what, got, max } => write!(f, "{what} is {got}, at most {max}"),
             Reason::Missing { feature } => write!(f, "no support for {feature}"),
+            Reason::Library { name, reason } => write!(f, "{name}: {reason}"),
             Reason::NotRegistered => f.write_str("no such kernel is registered on this device"),
         }
     }

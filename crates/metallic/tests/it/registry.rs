@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use metallic::dispatch::{
-    Backend, Draw, Policies, Policy, PolicySource, Preference, Reason, RolloutChoice, Segments,
-    SegmentsChoice,
+    Backend, Draw, EngineChoice, EnginePreference, ExecCx, KernelInvocable, Policies, Policy,
+    PolicySource, Preference, Reason, RolloutChoice, Segments, SegmentsChoice, Support,
 };
-use metallic::op::Sdpa;
+use metallic::op::{Sdpa, SdpaArgs, SdpaSpec};
 use metallic::tensor::DType;
 use metallic::{Context, Error};
 use metallic_testkit::null_device::{Failure, NullControls, NullOptions, null_context};
@@ -179,6 +179,89 @@ fn a_forced_graph_that_does_not_compile_is_the_error() {
         assert!(error.to_string().contains("no compiler"), "{error}");
     }
     assert_eq!((controls.compiles(), controls.legacy_runs()), (1, 0));
+}
+
+/// An engine beside the null device's.
+#[derive(Debug)]
+struct Second {
+    support: Support,
+    declines: bool,
+}
+
+impl KernelInvocable<Sdpa> for Second {
+    fn supports(&self, _: &SdpaSpec) -> Support {
+        self.support.clone()
+    }
+
+    fn run(&self, _: &ExecCx<'_>, _: &SdpaSpec, _: &SdpaArgs) -> Result<(), Error> {
+        let reason = Reason::Missing { feature: "odd addresses" };
+        match self.declines {
+            true => Err(Error::Declined { op: "sdpa", kernel: "second", reason }),
+            false => Ok(()),
+        }
+    }
+}
+
+fn with_second(policies: Policies, support: Support, declines: bool) -> Context {
+    let mut ctx = null_context(NullOptions { policies, legacy: false, ..NullOptions::default() });
+    ctx.registry_mut().register::<Sdpa>(Backend::Graph, "second", Second { support, declines });
+    ctx
+}
+
+fn second_by(flag: &'static str, policies: Policies) -> Policies {
+    let (name, source) = ("second".to_owned(), PolicySource::Flag(flag));
+    Policies { engine: Some(EngineChoice { name, source }), ..policies }
+}
+
+#[test]
+fn an_engine_runs_when_demanded_or_preferred() {
+    let ctx = with_second(Policies::default(), Support::Yes, false);
+    assert_eq!(ctx.registry().engines(), ["null_graph", "second"]);
+    assert!(run(&ctx).unwrap().starts_with("graph:null_graph ("));
+    let demanded = second_by("--graph-engine", Policies::default());
+    let ctx = with_second(demanded, Support::Yes, false);
+    assert_eq!(run(&ctx).unwrap(), "graph:second (forced by --graph-engine (second))");
+    let mut ctx = with_second(Policies::default(), Support::Yes, false);
+    let prefer =
+        |_: &SdpaSpec| Some(EnginePreference { engine: "second", reason: "measured".to_owned() });
+    ctx.registry_mut().prefer_engine::<Sdpa>(prefer);
+    assert_eq!(
+        run(&ctx).unwrap(),
+        "graph:second (auto: first registered kernel that can run; engine second: measured)"
+    );
+}
+
+#[test]
+fn an_engine_that_declines_gives_way_unless_demanded() {
+    let graph = sdpa_policy(Policy::Force(Backend::Graph));
+    for policies in [Policies::default(), graph.clone()] {
+        let mut ctx = with_second(policies, Support::Yes, true);
+        ctx.registry_mut().prefer_engine::<Sdpa>(|_: &SdpaSpec| {
+            Some(EnginePreference { engine: "second", reason: "measured".to_owned() })
+        });
+        let got = run(&ctx).unwrap();
+        assert!(got.starts_with("graph:null_graph ("), "{got}");
+        assert!(got.contains("second cannot run this call: no support for odd addresses"), "{got}");
+    }
+    let ctx = with_second(second_by("--graph-engine", graph), Support::Yes, true);
+    assert!(matches!(run(&ctx), Err(Error::Declined { kernel: "second", .. })));
+}
+
+#[test]
+fn a_demanded_engine_that_cannot_run_or_is_not_there_is_an_error() {
+    let refuses = Support::No(Reason::Missing { feature: "softcap" });
+    let demanded = second_by("--graph-engine", Policies::default());
+    let error = run(&with_second(demanded.clone(), refuses, false)).unwrap_err().to_string();
+    assert!(
+        error.contains("demanded by --graph-engine (second)") && error.contains("softcap"),
+        "{error}"
+    );
+    assert!(with_second(demanded.clone(), Support::Yes, false).registry().check_engine().is_ok());
+    let ctx = null_context(NullOptions { policies: demanded, ..NullOptions::default() });
+    assert_eq!(
+        ctx.registry().check_engine().unwrap_err().to_string(),
+        "unknown value `second` for --graph-engine; accepted: auto, null_graph (on null:0)"
+    );
 }
 
 #[test]

@@ -152,6 +152,9 @@ pub(crate) struct BackendArgs {
     /// one each time]
     #[arg(long, value_name = "KEY")]
     pub(crate) rollout_key: Option<String>,
+    /// Which engine of the device graphs run on, as fused or cudnn; see `metallic devices`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) graph_engine: Option<String>,
     /// Fail when attention runs another way: legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub(crate) require_backend: Option<Backend>,
@@ -173,6 +176,9 @@ pub(crate) struct BackendArgs {
     /// `--sdpa-rollout` came from its environment twin.
     #[arg(skip)]
     pub(crate) rollout_from_env: bool,
+    /// `--graph-engine` came from its environment twin.
+    #[arg(skip)]
+    pub(crate) graph_engine_from_env: bool,
 }
 
 impl BackendArgs {
@@ -181,5 +187,6 @@ impl BackendArgs {
         self.backend_from_env = super::from_env(matches, "backend");
         self.segments_from_env = super::from_env(matches, "segments");
         self.rollout_from_env = super::from_env(matches, "sdpa_rollout");
+        self.graph_engine_from_env = super::from_env(matches, "graph_engine");
     }
 }

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::output::print_json;
 
 /// A measurement lasts at least this long, so that the clock and the scheduler matter little.
-const ENOUGH_US: f64 = 2000.0;
+pub(super) const ENOUGH_US: f64 = 2000.0;
 
 /// Measures every combination of the lists.
 ///
@@ -132,15 +132,20 @@ fn measure(
             samples.push(time(ctx, &placed, *calls)?);
         }
     }
-    let median = |mut samples: Vec<f64>| {
-        samples.sort_by(f64::total_cmp);
-        samples.get(samples.len() / 2).copied().unwrap_or(0.0)
-    };
     Ok(runs.into_iter().map(|(m, _, samples)| Measurement { us: median(samples), ..m }).collect())
 }
 
+/// The middle of some samples; 0 without any.
+pub(super) fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(0.0)
+}
+
 /// The op itself checks shapes, but only once there are numbers; this asks before they are made.
-fn check(case: &SdpaCase) -> Result<()> {
+///
+/// # Errors
+/// A shape that the op would refuse.
+pub(super) fn check(case: &SdpaCase) -> Result<()> {
     if case.kv_heads > 0 && case.q_heads.is_multiple_of(case.kv_heads) && case.head_dim > 0 {
         return Ok(());
     }
@@ -156,7 +161,10 @@ fn check(case: &SdpaCase) -> Result<()> {
 }
 
 /// Mean µs of a call, over `calls` of them.
-fn time(ctx: &Context, placed: &PlacedSdpa, calls: usize) -> Result<f64> {
+///
+/// # Errors
+/// As those of a call.
+pub(super) fn time(ctx: &Context, placed: &PlacedSdpa, calls: usize) -> Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
         ctx.run::<Sdpa>(&placed.args)?;

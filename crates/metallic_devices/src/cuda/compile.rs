@@ -129,14 +129,19 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
     Some(base.join("metallic/cuda"))
 }
 
-fn read_cached(file: &Path) -> Option<Vec<u8>> {
+/// What was written to `file` by [`write_cached`]; `None` when it is absent or damaged.
+pub(crate) fn read_cached(file: &Path) -> Option<Vec<u8>> {
     let bytes = std::fs::read(file).ok()?;
     let rest = bytes.strip_prefix(MAGIC)?;
     let (hash, image) = rest.split_at_checked(HASH)?;
     (Sha256::digest(image).as_slice() == hash).then(|| image.to_vec())
 }
 
-fn write_cached(file: &Path, image: &[u8]) -> std::io::Result<()> {
+/// Writes `image` aside and moves it into place.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn write_cached(file: &Path, image: &[u8]) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let aside = file.with_extension(format!("{}.tmp", std::process::id()));

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
 use metallic::cache::ResourceCache;
+use metallic::config::{cache_dir, process_env};
 use metallic::device::{Device, DeviceId, MemoryStats};
 use metallic::dispatch::{KernelBackendRegistry, Policies};
+use metallic::op::{Sdpa, SdpaSpec};
 use metallic::tensor::{Buffer, HostBytes};
 use metallic::{Context, Result};
 use metallic_instrumentation::Recorder;
@@ -15,8 +17,10 @@ use metallic_instrumentation::Recorder;
 use super::buffer::CudaBuffer;
 use super::error::{Doing, device_error};
 use super::gpu::Gpu;
+use super::graph::{ENGINES, guess};
 use super::libraries::{Component, library};
 use super::staging::Staging;
+use crate::engines::{EngineTable, machine, preference};
 use crate::process::map_file;
 
 /// An NVIDIA GPU.
@@ -59,6 +63,14 @@ impl CudaDevice {
         let device = Self::new(index)?;
         let mut registry = KernelBackendRegistry::new(device.id(), policies);
         super::register(&mut registry, &device.gpu);
+        let machine = machine(&device);
+        let table = match cache_dir(&process_env) {
+            Some(dir) => EngineTable::load(&dir, &machine),
+            None => EngineTable::new(&machine),
+        };
+        let capability = device.gpu.stream.properties().capability;
+        let guess = move |spec: &SdpaSpec| guess(capability, spec);
+        registry.prefer_engine::<Sdpa>(preference(table, ENGINES, guess));
         Ok(Context::new(Arc::new(device), registry, ResourceCache::default(), recorder))
     }
 

@@ -41,7 +41,7 @@ use metallic::graph::kernels::SdpaGraphKernel;
 use metallic::op::Sdpa;
 
 use self::gpu::Gpu;
-use self::graph::CudaGraphExecutor;
+use self::graph::{CudaGraphExecutor, CudnnGraphExecutor};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
@@ -58,6 +58,8 @@ fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
     let executor = Arc::new(CudaGraphExecutor::new(gpu()));
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
+    let executor = Arc::new(CudnnGraphExecutor::new(gpu()));
+    registry.register(Backend::Graph, "cudnn", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     registry.register(Backend::Legacy, "composed", LegacySdpa(gpu()));
     registry.register(Backend::Legacy, "elements", LegacySwiGlu(gpu()));
     registry.register(Backend::Legacy, "elements", LegacyAdd(gpu()));

@@ -47,8 +47,10 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("sdpa_composed"),
     source!("sdpa_decode"),
     source!("sdpa_exact"),
+    source!("sdpa_lengths"),
     source!("sdpa_prefill"),
     source!("sdpa_prefill_sm90"),
+    source!("sdpa_repair"),
     source!("swiglu"),
     source!("top_k"),
 ];

@@ -1,6 +1,11 @@
-//! Graphs on a GPU: an executor and the fused kernels it lowers nodes to.
+//! Graphs on a GPU. Two engines run them: `fused`, an executor over kernels of our own, and `cudnn`, one
+//! over cuDNN's plans.
 
+mod cudnn;
 mod executor;
+mod preference;
 mod sdpa;
 
+pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
+pub(crate) use preference::{ENGINES, guess};

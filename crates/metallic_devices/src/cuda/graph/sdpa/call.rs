@@ -35,7 +35,7 @@ pub(crate) struct Feeds<'a> {
 /// See `sdpa_common.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(super) struct SdpaCall {
+pub(in crate::cuda::graph) struct SdpaCall {
     pub q: u64,
     pub k: u64,
     pub v: u64,
@@ -69,7 +69,7 @@ impl SdpaCall {
     ///
     /// # Errors
     /// When the mask does not broadcast to the scores, which the op has checked.
-    pub(super) fn new(node: &SdpaNode, feeds: &Feeds<'_>) -> Result<Self> {
+    pub(in crate::cuda::graph) fn new(node: &SdpaNode, feeds: &Feeds<'_>) -> Result<Self> {
         let Feeds { q, k, v, out, mask, kv_lens, offset } = *feeds;
         let (shape, kv_len) = (q.shape(), k.shape()[2]);
         let mask =
@@ -113,7 +113,7 @@ impl SdpaCall {
 
 /// Strides of batch, head and row, in elements; of an axis of length 1 that of its rows together,
 /// since nobody steps along it.
-fn outer_strides(tensor: &Tensor) -> [i64; 3] {
+pub(in crate::cuda::graph) fn outer_strides(tensor: &Tensor) -> [i64; 3] {
     let (shape, strides) = (tensor.shape(), tensor.layout().strides());
     std::array::from_fn(|axis| {
         let stride = if shape[axis] == 1 { shape[3].next_multiple_of(8) } else { strides[axis] };
@@ -122,7 +122,7 @@ fn outer_strides(tensor: &Tensor) -> [i64; 3] {
 }
 
 /// Whether every row of `tensor` starts where the copy engines can read it.
-pub(super) fn is_aligned(tensor: &Tensor) -> bool {
+pub(in crate::cuda::graph) fn is_aligned(tensor: &Tensor) -> bool {
     let strides = outer_strides(tensor);
     let element = tensor.dtype().block_bytes() as u64;
     let aligned = |bytes: u64| bytes.is_multiple_of(ALIGNMENT);

@@ -12,6 +12,7 @@ mod engine;
 mod tensor_map;
 
 pub(crate) use call::Feeds;
+pub(in crate::cuda::graph) use call::{SdpaCall, is_aligned, outer_strides};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +26,6 @@ use metallic::graph::{NodeId, SdpaNode};
 use metallic::op::MaskTensorKind;
 use metallic::tensor::{Buffer, DType};
 
-use self::call::{SdpaCall, is_aligned};
 use self::engine::{Abilities, Engine, HOPPER_STAGES, Lengths, PACKED_ROWS, choose, packed_tiles};
 use self::tensor_map::{Mapped, TensorMap};
 use crate::cuda::buffer::CudaBuffer;
@@ -235,7 +235,7 @@ impl Plan {
             ),
             Engine::Exact => ("sdpa_exact", String::new()),
         };
-        let key = (source, self.class() + &tiles);
+        let key = (source, class(&self.node, self.types) + &tiles);
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(&key) {
             return Ok(function.clone());
@@ -254,37 +254,37 @@ impl Plan {
         functions.insert(key, function.clone());
         Ok(function)
     }
-
-    /// The macros of the class, as the kernels' variant lines spell them.
-    fn class(&self) -> String {
-        let code = |dtype: DType| match dtype {
-            DType::F32 => 0,
-            DType::Bf16 => 2,
-            _ => 1,
-        };
-        let SdpaNode { head_dim, v_dim, mask_kind, softcap, .. } = &self.node;
-        let Types { q, kv } = self.types;
-        let mut class = format!("-DQT={}", code(q));
-        if kv != q {
-            class += &format!(" -DKT={0} -DVT={0}", code(kv));
-        }
-        class += &format!(" -DHEAD_DIM={head_dim} -DV_DIM={v_dim}");
-        match mask_kind.tensor {
-            MaskTensorKind::None => {}
-            MaskTensorKind::Additive(dtype) => {
-                class += &format!(" -DMASK_TENSOR=1 -DMASK_T={}", code(dtype));
-            }
-            MaskTensorKind::Bool => class += " -DMASK_TENSOR=2",
-        }
-        if softcap.is_some() {
-            class += " -DSOFTCAP=1";
-        }
-        class
-    }
 }
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Plan({})", self.class())
+        write!(f, "Plan({})", class(&self.node, self.types))
     }
+}
+
+/// The macros of the class, as the kernels' variant lines spell them.
+pub(in crate::cuda::graph) fn class(node: &SdpaNode, types: Types) -> String {
+    let code = |dtype: DType| match dtype {
+        DType::F32 => 0,
+        DType::Bf16 => 2,
+        _ => 1,
+    };
+    let SdpaNode { head_dim, v_dim, mask_kind, softcap, .. } = node;
+    let Types { q, kv } = types;
+    let mut class = format!("-DQT={}", code(q));
+    if kv != q {
+        class += &format!(" -DKT={0} -DVT={0}", code(kv));
+    }
+    class += &format!(" -DHEAD_DIM={head_dim} -DV_DIM={v_dim}");
+    match mask_kind.tensor {
+        MaskTensorKind::None => {}
+        MaskTensorKind::Additive(dtype) => {
+            class += &format!(" -DMASK_TENSOR=1 -DMASK_T={}", code(dtype));
+        }
+        MaskTensorKind::Bool => class += " -DMASK_TENSOR=2",
+    }
+    if softcap.is_some() {
+        class += " -DSOFTCAP=1";
+    }
+    class
 }
