@@ -44,6 +44,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("kv_append"),
     source!("rms_norm"),
     source!("rope"),
+    source!("sdpa_any"),
     source!("sdpa_composed"),
     source!("sdpa_decode"),
     source!("sdpa_exact"),

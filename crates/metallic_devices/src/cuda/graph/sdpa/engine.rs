@@ -40,6 +40,8 @@ pub(super) struct Abilities {
     pub v_dim: usize,
     /// Parts a query is multiplied in.
     pub parts: usize,
+    /// Whether keys and values have a type that the matrix units do not take.
+    pub decoded: bool,
     /// Whether later queries see more keys than earlier ones.
     pub causal: bool,
 }
@@ -53,6 +55,8 @@ pub(super) enum Engine {
     Prefill { warps: usize, keys: usize },
     /// `sdpa_prefill_sm90.cu`.
     Hopper { groups: usize, keys: usize, heads_per_wave: usize },
+    /// `sdpa_any.cu`.
+    Any { splits: usize },
     /// `sdpa_exact.cu`.
     Exact,
 }
@@ -85,6 +89,10 @@ impl Engine {
             Engine::Hopper { groups, keys, .. } => {
                 2 * groups * 64 * head_dim * 2 + 2 * HOPPER_STAGES * keys * head_dim * 2
             }
+            Engine::Any { .. } => {
+                let (queries, keys) = (PACKED_ROWS * (head_dim + 4), ANY_KEYS * (head_dim + 4));
+                (queries + keys + ANY_KEYS * v_dim + PACKED_ROWS * (ANY_KEYS + 4)) * 4
+            }
             Engine::Exact => 0,
         }
     }
@@ -110,6 +118,7 @@ impl fmt::Display for Engine {
             }
             Engine::Prefill { warps, keys } => write!(f, "prefill {} x {keys}", 16 * warps),
             Engine::Hopper { groups, keys, .. } => write!(f, "hopper {} x {keys}", 64 * groups),
+            Engine::Any { splits } => write!(f, "any type, {splits} splits"),
             Engine::Exact => f.write_str("exact"),
         }
     }
@@ -132,12 +141,19 @@ const MAX_SPLITS: usize = 32;
 /// Pieces of causal work in a wave: enough to level out, few enough for the cache.
 const WAVE: usize = 512;
 
+/// Blocks along the second axis of a grid at most.
+const MAX_BLOCKS: usize = 65_535;
+/// Keys of a tile of `sdpa_any.cu`.
+const ANY_KEYS: usize = 32;
+
 /// Keys and values, in bytes, that stay in the second-level cache whatever the order.
 const CACHED: usize = 16 << 20;
 
 /// The kernel for a call.
 pub(super) fn choose(lengths: Lengths, abilities: Abilities) -> Engine {
-    let engine = if !abilities.plain {
+    let engine = if abilities.decoded && lengths.kv_len > 0 {
+        any(lengths, abilities)
+    } else if !abilities.plain {
         Engine::Exact
     } else if lengths.q_len <= FEW_QUERIES {
         decode(lengths, abilities)
@@ -147,6 +163,18 @@ pub(super) fn choose(lengths: Lengths, abilities: Abilities) -> Engine {
         prefill(abilities)
     };
     engine.fitted(&abilities)
+}
+
+/// Splits that give every multiprocessor two blocks, each with at least two tiles.
+fn any(lengths: Lengths, abilities: Abilities) -> Engine {
+    let heads = lengths.kv_heads * packed_tiles(lengths);
+    if heads > MAX_BLOCKS {
+        return Engine::Exact;
+    }
+    let blocks = (lengths.batch * heads).max(1);
+    let wanted = (2 * abilities.multiprocessors).div_ceil(blocks);
+    let most = (lengths.kv_len / (2 * ANY_KEYS)).clamp(1, MAX_SPLITS);
+    Engine::Any { splits: wanted.clamp(1, most) }
 }
 
 fn prefill(abilities: Abilities) -> Engine {
@@ -226,6 +254,7 @@ mod tests {
         head_dim: 64,
         v_dim: 64,
         parts: 1,
+        decoded: false,
         causal: true,
     };
 
@@ -277,6 +306,11 @@ mod tests {
             choose(lengths, wide),
             Engine::Hopper { groups: 2, keys: 128, heads_per_wave: 1 }
         );
+        let decoded = Abilities { decoded: true, plain: false, ..H200 };
+        assert_eq!(choose(lengths, decoded), Engine::Any { splits: 1 });
+        let step = Lengths { q_len: 1, ..lengths };
+        assert_eq!(choose(step, decoded), Engine::Any { splits: 32 });
+        assert_eq!(choose(Lengths { kv_len: 40, ..step }, decoded), Engine::Any { splits: 1 });
         let odd = Abilities { plain: false, ..H200 };
         assert_eq!(choose(lengths, odd), Engine::Exact);
     }

@@ -5,7 +5,7 @@
 //! lengths stay on the device. Rows of NaN and infinity are done again by the kernels themselves.
 //!
 //! f32 queries over f16 or bf16 keys (what models feed) are multiplied in parts that hold 22 to 24
-//! bits. Not: f32 and q8_0 keys, which legacy runs.
+//! bits. f32 and q8_0 keys are decoded to f32, which the matrix units do not multiply.
 
 mod call;
 mod engine;
@@ -71,11 +71,9 @@ impl Plan {
     /// Whether there are kernels for the class; `dtype_of` gives the element type of an operand.
     pub(crate) fn supports(node: &SdpaNode, dtype_of: impl Fn(NodeId) -> DType) -> Support {
         let [q, k, v] = [node.q, node.k, node.v].map(dtype_of);
-        if !matches!(k, DType::F16 | DType::Bf16) {
-            let supported = "f16 and bf16";
-            return Support::No(Reason::DType { binding: "k", got: k, supported });
-        }
-        for (binding, got, fits) in [("v", v, v == k), ("q", q, q == k || q == DType::F32)] {
+        // Keys of other types are decoded, and meet queries of any.
+        let any_query = !matches!(k, DType::F16 | DType::Bf16) || q == DType::F32;
+        for (binding, got, fits) in [("v", v, v == k), ("q", q, q == k || any_query)] {
             if !fits {
                 let supported = "k's type, and f32 for q";
                 return Support::No(Reason::DType { binding, got, supported });
@@ -114,6 +112,7 @@ impl Plan {
             head_dim: node.head_dim,
             v_dim: node.v_dim,
             parts: types.parts(),
+            decoded: !matches!(types.kv, DType::F16 | DType::Bf16),
             causal: node.mask_kind.right.is_some(),
         };
         let counters = gpu.workspace(COUNTERS * 4)?;
@@ -212,6 +211,28 @@ impl Plan {
                 // SAFETY: as above; the maps describe the same operands.
                 unsafe { function.launch(shape, &params) }
             }
+            Engine::Any { splits } => {
+                let heads = lengths.kv_heads * packed_tiles(lengths);
+                let parts = if splits > 1 { batch * heads * splits * PACKED_ROWS } else { 0 };
+                // f32 sums of a packed row, its highest score and its sum of weights.
+                let partials = gpu.workspace((parts * (self.node.v_dim + 2) * 4).max(1))?;
+                call.partials = partials.start();
+                call.splits = splits as i32;
+                // SAFETY: the operands are the op's, of the lengths in the call; the scratch has room
+                // for every part.
+                unsafe {
+                    function.launch(shape([splits, heads, batch], 256), &[Param::new(&call)])
+                }?;
+                if splits == 1 {
+                    return Ok(());
+                }
+                let class = class(&self.node, self.types);
+                let merge = gpu.modules.function("sdpa_any", &class, "sdpa_any_merge")?;
+                let shape =
+                    LaunchShape { shared_bytes: 0, ..shape([1, heads, batch], PACKED_ROWS * 32) };
+                // SAFETY: as above; the parts were written by the launch before.
+                unsafe { merge.launch(shape, &[Param::new(&call)]) }
+            }
             Engine::Exact => {
                 let grid = [q_len.div_ceil(4), q_heads, batch];
                 // SAFETY: as above.
@@ -233,6 +254,7 @@ impl Plan {
                 "sdpa_prefill_sm90",
                 format!(" -DGROUPS={groups} -DKEYS={keys} -DSTAGES={HOPPER_STAGES}"),
             ),
+            Engine::Any { .. } => ("sdpa_any", String::new()),
             Engine::Exact => ("sdpa_exact", String::new()),
         };
         let key = (source, class(&self.node, self.types) + &tiles);
@@ -267,6 +289,7 @@ pub(in crate::cuda::graph) fn class(node: &SdpaNode, types: Types) -> String {
     let code = |dtype: DType| match dtype {
         DType::F32 => 0,
         DType::Bf16 => 2,
+        DType::Q8_0 => 3,
         _ => 1,
     };
     let SdpaNode { head_dim, v_dim, mask_kind, softcap, .. } = node;
