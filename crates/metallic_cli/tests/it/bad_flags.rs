@@ -22,11 +22,17 @@ fn flags_that_contradict_each_other() {
 fn unknown_values_name_the_accepted_ones() {
     metallic(&["run", "-p", "a", "--sdpa-backend", "cudnn"])
         .fails(2, &["cudnn", "auto, legacy, graph"]);
+    metallic(&["run", "-p", "a", "--graph-engine", "cudnn"])
+        .fails(2, &["cudnn", "--graph-engine", "auto, fused"]);
+    metallic(&["run", "-p", "a", "--graph-engine", "fused", "--sdpa-backend", "legacy"])
+        .fails(2, &["engine fused", "legacy for attention"]);
     metallic(&["run", "-p", "a", "--device", "tpu"]).fails(2, &["tpu", "cpu"]);
     metallic(&["run", "-p", "a", "-ctk", "q4_0"]).fails(2, &["q4_0", "f16, bf16, f32, q8_0"]);
     for (name, value, words) in [
         ("METALLIC_FORCE_SDPA_BACKEND", "fast", "auto, legacy, graph"),
         ("METALLIC_ARG_SDPA_BACKEND", "fast", "auto, legacy, graph"),
+        ("METALLIC_GRAPH_ENGINE", "nobody", "auto, fused"),
+        ("METALLIC_ARG_GRAPH_ENGINE", "nobody", "auto, fused"),
         ("METALLIC_ARG_N_PREDICT", "many", "whole number"),
         ("METALLIC_ARG_ECHO", "perhaps", "perhaps"),
     ] {

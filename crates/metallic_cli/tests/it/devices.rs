@@ -24,6 +24,18 @@ fn devices_that_are_not_here_are_refused() {
     assert!(metallic(&["prewarm", "--device", "cpu"]).ok().stderr.contains("part of this program"));
 }
 
+#[test]
+fn an_engine_can_be_demanded_and_one_alone_leaves_nothing_to_tune() {
+    let run =
+        metallic(&["run", "-p", "a", "-n", "2", "--graph-engine", "fused", "--segments", "off"]);
+    let run = run.ok();
+    assert!(run.summary().contains("forced by --graph-engine (fused)"), "{}", run.summary());
+    let tuned = metallic(&["tune", "--device", "cpu", "--json"]).ok();
+    assert_eq!(tuned.json()["engines"], "fused");
+    assert!(tuned.stderr.contains("nothing to choose"), "{}", tuned.stderr);
+    metallic(&["tune", "--q-heads", "3", "--kv-heads", "2"]).fails(1, &["q_heads"]);
+}
+
 const CONFIG: &str = r#"{"model_type": "qwen2", "hidden_size": 64, "num_attention_heads": 2,
     "num_key_value_heads": 1, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 4096,
     "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "tie_word_embeddings": true}"#;

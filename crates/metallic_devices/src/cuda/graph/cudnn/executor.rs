@@ -133,7 +133,7 @@ impl Plans {
 struct CudnnExecutable {
     node: SdpaNode,
     feeds: SdpaFeeds,
-    /// Does rows again that the library may have left wrong; `None` where no key is ever hidden.
+    /// Does rows again that the library may have left wrong.
     repair: Function,
     plans: Mutex<Plans>,
 }
@@ -173,7 +173,8 @@ impl GraphExecutor for CudnnGraphExecutor {
         if self.gpu.stream.properties().capability < OLDEST_CHIP {
             return Support::No(Reason::Missing { feature: "chips before sm_80" });
         }
-        match self.engine() {
+        // A handle takes device memory, so one is made only when a call comes.
+        match Library::get() {
             Ok(_) => Support::Yes,
             Err(reason) => Support::No(Reason::Library { name: "cuDNN", reason }),
         }
