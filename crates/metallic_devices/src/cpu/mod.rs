@@ -72,4 +72,5 @@ fn register(
     registry.prefer::<AttentionBlock>(|spec| preference::sdpa(&spec.sdpa));
     registry.register(Backend::Graph, "fused", mlp_graph);
     registry.register(Backend::Legacy, "composed", LegacyMlpBlock::new(&cpu()));
+    registry.prefer_segments("fewer and larger regions, rows rounded once for all that read them");
 }
