@@ -29,7 +29,7 @@ fn stdout_carries_the_text_alone_and_stderr_one_line() {
         "first token",
         "peak memory",
         "device cpu:0",
-        "sdpa ",
+        "attention_block ",
         "auto",
         "hits",
         "misses",
@@ -64,12 +64,13 @@ fn segments_are_asked_for_shown_and_follow_the_attention_backend() {
     let required = ["--sdpa-backend", "auto", "--require-backend", "legacy"];
     metallic(&[&args[..], &required].concat())
         .fails(1, &["attention_block: backend legacy is required", "graph was selected"]);
-    // Nobody asked: op by op, and -v says so.
+    // The flag's twin turns them off, and -v says so.
     let twin = [("METALLIC_ARG_SEGMENTS", "off")];
     let off = metallic_with(&["run", "-p", "a", "-n", "1", "-v"], &twin, "").ok();
     assert!(off.stderr.contains("segments: off (from environment variable METALLIC_ARG_SEGMENTS)"));
+    // Nobody asked: the CPU prefers them.
     let auto = metallic(&["run", "-p", "a", "-n", "1", "--json"]).ok().json();
-    assert_eq!(auto["segments"]["on"], false);
+    assert_eq!(auto["segments"]["on"], true);
     assert!(auto["segments"]["reason"].as_str().unwrap().starts_with("auto: "));
     metallic(&["run", "-p", "a", "--segments", "yes"]).fails(2, &["auto, on, off"]);
 }
@@ -174,7 +175,11 @@ fn metrics_are_json_lines_or_lines_for_people() {
         assert!(events.iter().any(|event| event["event"] == name), "no {name}");
     }
     let console = metallic(&["run", "-p", PROMPT, "-n", "1", "--metrics", "-"]).ok();
-    assert!(console.stderr.contains("KernelBackendSelected op=\"sdpa\""), "{}", console.stderr);
+    assert!(
+        console.stderr.contains("KernelBackendSelected op=\"attention_block\""),
+        "{}",
+        console.stderr
+    );
 }
 
 #[test]

@@ -74,4 +74,5 @@ fn register(
     registry.register(Backend::Graph, "fused", mlp_graph);
     registry.register(Backend::Legacy, "rows", LegacyTopK(cpu()));
     crate::composed::register(registry);
+    registry.prefer_segments("fewer and larger regions, rows rounded once for all that read them");
 }
