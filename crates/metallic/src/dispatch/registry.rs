@@ -70,13 +70,22 @@ pub struct KernelBackendRegistry {
     sets: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
     listing: Vec<(&'static str, Backend, &'static str)>,
     policies: Policies,
+    /// Counts changes of `policies`.
+    policies_id: u64,
     segments: Option<&'static str>,
 }
 
 impl KernelBackendRegistry {
     /// An empty registry.
     pub fn new(device: DeviceId, policies: Policies) -> Self {
-        Self { device, sets: HashMap::new(), listing: Vec::new(), policies, segments: None }
+        Self {
+            device,
+            sets: HashMap::new(),
+            listing: Vec::new(),
+            policies,
+            policies_id: 0,
+            segments: None,
+        }
     }
 
     /// Adds a kernel. Among kernels of one backend, the first that supports a call runs.
@@ -122,6 +131,12 @@ impl KernelBackendRegistry {
     /// Changes what is asked for.
     pub fn set_policies(&mut self, policies: Policies) {
         self.policies = policies;
+        self.policies_id += 1;
+    }
+
+    /// A number that changes with the policies.
+    pub fn policies_id(&self) -> u64 {
+        self.policies_id
     }
 
     /// The device whose kernels these are.

@@ -8,6 +8,7 @@ use cudarc::driver::result::memset_d8_async;
 use metallic::cache::ResourceCache;
 use metallic::device::{Device, DeviceId, MemoryStats};
 use metallic::dispatch::{KernelBackendRegistry, Policies};
+use metallic::graph::Executable;
 use metallic::tensor::{Buffer, HostBytes};
 use metallic::{Context, Result};
 use metallic_instrumentation::Recorder;
@@ -16,6 +17,7 @@ use super::buffer::CudaBuffer;
 use super::error::{Doing, device_error};
 use super::gpu::Gpu;
 use super::libraries::{Component, library};
+use super::recording::Recording;
 use super::staging::Staging;
 use crate::process::map_file;
 
@@ -67,6 +69,16 @@ impl CudaDevice {
         self.gpu.modules.arch()
     }
 
+    /// # Errors
+    /// When this thread records: host memory has no place in what is replayed.
+    fn not_recording(&self, what: &'static str) -> Result<()> {
+        if self.gpu.stream.is_recording() {
+            let reason = "a recorded step cannot reach host memory".to_owned();
+            return Err(device_error(self.id(), what, reason));
+        }
+        Ok(())
+    }
+
     fn buffer<'a>(
         &self,
         what: &'static str,
@@ -110,6 +122,7 @@ impl Device for CudaDevice {
     }
 
     fn write(&self, buffer: &dyn Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.not_recording("write")?;
         let own = self.buffer("write", buffer, (offset, bytes.len()))?;
         // SAFETY: the range was checked; the buffer outlives the copy, since memory that is let go
         // of is reused in the order of the stream.
@@ -117,6 +130,7 @@ impl Device for CudaDevice {
     }
 
     fn read(&self, buffer: &dyn Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.not_recording("read")?;
         let own = self.buffer("read", buffer, (offset, bytes.len()))?;
         // SAFETY: the range was checked.
         unsafe { self.staging.read(own.start() + offset as u64, bytes) }?;
@@ -136,6 +150,21 @@ impl Device for CudaDevice {
 
     fn synchronize(&self) -> Result<()> {
         self.gpu.synchronize()
+    }
+
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Executable>> {
+        Ok(Arc::new(Recording::new(&self.gpu, work)?))
+    }
+
+    fn replay(&self, recorded: &dyn Executable) -> Result<()> {
+        let recording: &Recording = recorded.as_any().downcast_ref().ok_or_else(|| {
+            device_error(self.id(), "replay", "recorded on another device".to_owned())
+        })?;
+        recording.replay(&self.gpu)
     }
 
     fn memory(&self) -> MemoryStats {

@@ -12,3 +12,4 @@ mod weights;
 
 pub use model::{Logits, Model, ModelOptions};
 pub use step::Batch;
+pub(crate) use step::StepFeeds;

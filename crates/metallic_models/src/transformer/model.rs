@@ -1,11 +1,12 @@
 //! The whole model: tokens in, logits out. Names no device and no backend.
 
 use metallic::Context;
+use metallic::context::{StepSpec, unique_id};
 use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision, RmsNorm, RmsNormArgs};
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
-use super::step::{Batch, Rotations, Step};
+use super::step::{Batch, Rotations, Step, StepFeeds};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
@@ -27,6 +28,8 @@ pub struct ModelOptions {
 pub struct Model {
     pub(super) config: ModelConfig,
     pub(super) options: ModelOptions,
+    /// Names the weights in recorded steps.
+    id: u64,
     weights: Weights,
     rotations: Rotations,
 }
@@ -61,7 +64,8 @@ impl Model {
         let _span = tracing::debug_span!("load", model = files.name()).entered();
         let config = files.config().clone();
         let rotations = Rotations::new(&config.rope);
-        Ok(Self { weights: Weights::load(ctx, files)?, rotations, config, options })
+        let (id, weights) = (unique_id(), Weights::load(ctx, files)?);
+        Ok(Self { weights, rotations, config, options, id })
     }
 
     /// The configuration.
@@ -94,17 +98,17 @@ impl Model {
             return Err(Error::BadToken { id, vocab: self.config.vocab });
         }
         cache.reserve(ctx, batch.len())?;
+        let logits = match logits {
+            Logits::None if self.replayable(ctx, batch) => {
+                return self.step(ctx, cache, batch, None);
+            }
+            Logits::Last(out) if self.replayable(ctx, batch) => {
+                return self.step(ctx, cache, batch, Some(out));
+            }
+            logits => logits,
+        };
         let step = Step::new(ctx, batch, cache, &self.rotations)?;
-        let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
-        ctx.run::<Embedding>(&EmbeddingArgs {
-            ids: step.ids.clone(),
-            table: self.weights.token_embd.clone(),
-            out: x.clone(),
-        })?;
-        let mut pending = None;
-        for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
-            pending = Some(self.block(ctx, weights, layer, &step, (&x, pending))?);
-        }
+        let (x, pending) = self.blocks(ctx, cache, &step)?;
         cache.advance(step.len);
         match logits {
             Logits::None => Ok(()),
@@ -113,14 +117,14 @@ impl Model {
                 let rows = out.chunks_exact_mut(self.config.vocab);
                 for (sequence, row) in rows.enumerate() {
                     let last = sequence * step.len + step.len - 1;
-                    row.copy_from_slice(&self.head(ctx, &x, pending.as_ref(), (last, 1))?);
+                    row.copy_from_slice(&self.logits(ctx, &x, pending.as_ref(), (last, 1))?);
                 }
                 Ok(())
             }
             Logits::Each(each) => {
                 for first in (0..step.rows()).step_by(HEAD_ROWS) {
                     let rows = HEAD_ROWS.min(step.rows() - first);
-                    let values = self.head(ctx, &x, pending.as_ref(), (first, rows))?;
+                    let values = self.logits(ctx, &x, pending.as_ref(), (first, rows))?;
                     for (row, values) in values.chunks_exact(self.config.vocab).enumerate() {
                         each(first + row, values)?;
                     }
@@ -130,8 +134,66 @@ impl Model {
         }
     }
 
-    /// Final norm and output projection of the rows `first .. first + rows`.
-    fn head(
+    /// Whether a step of `batch` looks the same as the next one but for its feeds.
+    fn replayable(&self, ctx: &Context, batch: Batch<'_>) -> bool {
+        batch.len() == 1 && ctx.records_steps()
+    }
+
+    /// One token of each sequence, as a step that the device may record and replay.
+    fn step(
+        &self,
+        ctx: &Context,
+        cache: &mut KvCache,
+        batch: Batch<'_>,
+        out: Option<&mut Vec<f32>>,
+    ) -> Result<()> {
+        let vocab = self.config.vocab;
+        let make = || StepFeeds::new(ctx, batch.sequences, &self.rotations, vocab);
+        let feeds = cache.feeds(self.id, make)?;
+        let step = Step::replayable(ctx, batch, cache, &feeds, &self.rotations)?;
+        let spec = StepSpec {
+            model: self.id,
+            buffers: cache.buffers_id(),
+            rows: step.rows(),
+            kv_len: step.kv_len,
+            logits: out.is_some(),
+        };
+        ctx.step(spec, &mut || -> Result<()> {
+            let (x, pending) = self.blocks(ctx, cache, &step)?;
+            match &out {
+                Some(_) => self.head(ctx, &x, pending.as_ref(), &feeds.logits),
+                None => Ok(()),
+            }
+        })?;
+        if let Some(out) = out {
+            ctx.download_f32_into(&feeds.logits, out)?;
+        }
+        cache.advance(1);
+        Ok(())
+    }
+
+    /// Embedding and all blocks: the residual stream, and what is pending after the last block.
+    fn blocks(
+        &self,
+        ctx: &Context,
+        cache: &KvCache,
+        step: &Step,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
+        ctx.run::<Embedding>(&EmbeddingArgs {
+            ids: step.ids.clone(),
+            table: self.weights.token_embd.clone(),
+            out: x.clone(),
+        })?;
+        let mut pending = None;
+        for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
+            pending = Some(self.block(ctx, weights, layer, step, (&x, pending))?);
+        }
+        Ok((x, pending))
+    }
+
+    /// [`Model::head`] of the rows `first .. first + rows`, read back.
+    fn logits(
         &self,
         ctx: &Context,
         x: &Tensor,
@@ -140,15 +202,27 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let x = x.narrow(0, first, rows)?;
         let pending = pending.map(|pending| pending.narrow(0, first, rows)).transpose()?;
+        let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
+        self.head(ctx, &x, pending.as_ref(), &out)?;
+        Ok(ctx.download_f32(&out)?)
+    }
+
+    /// Final norm and output projection of all rows, into `out`: f32 `[rows, vocab]`.
+    fn head(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        pending: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
         let normed = ctx.empty(DType::F32, x.shape())?;
         ctx.run::<RmsNorm>(&RmsNormArgs {
-            x,
-            residual: pending,
+            x: x.clone(),
+            residual: pending.cloned(),
             weight: self.weights.output_norm.clone(),
             eps: self.config.rms_eps,
             out: normed.clone(),
         })?;
-        let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
         ctx.run::<Linear>(&LinearArgs {
             x: normed,
             weight: self.weights.output.clone(),
@@ -156,6 +230,6 @@ impl Model {
             precision: self.options.precision,
             out: out.clone(),
         })?;
-        Ok(ctx.download_f32(&out)?)
+        Ok(())
     }
 }
