@@ -148,6 +148,9 @@ def main():
             if backend == "graph" and not with_graph:
                 raise Skip("no graph kernel is registered for attention")
             words = ["run", "-p", PROMPT, "-n", "200", "--temp", "0", "--ignore-eos", "--exact"]
+            if backend == "graph":
+                # Its kernels take no f32 keys, which --exact keeps otherwise.
+                words += ["--cache-type-k", "f16", "--cache-type-v", "f16"]
             want = bench.json(*words)["ids"]
             got = bench.json(*words, *on, "--sdpa-backend", backend, *extra)["ids"]
             same = sum(1 for _ in iter_equal(want, got))
@@ -155,6 +158,31 @@ def main():
             return "200 tokens equal"
 
         return run
+
+    def growing(backend):
+        def run():
+            # Without a number of tokens the cache starts small and grows in the middle; f32 rows of keys are
+            # those that the CPU keeps with --exact.
+            words = ["run", "-p", PROMPT, "-n", "-1", "--temp", "0", "--ignore-eos", "--exact"]
+            want = bench.json(*words)["ids"]
+            got = bench.json(*words, *on, "--backend", backend)["ids"]
+            same = sum(1 for _ in iter_equal(want, got))
+            assert len(want) > 256 and want == got, f"the first {same} of {len(want)} tokens are equal"
+            return f"{len(want)} tokens equal"
+
+        return run
+
+    def replayed():
+        events = os.path.join(folder, "events.jsonl")
+        words = ["run", "-p", PROMPT, "-n", "200", "--temp", "0", "--ignore-eos", "--metrics", events]
+        bench.json(*words, *on)
+        with open(events, encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        access = [r for r in records if r["event"] == "ResourceCacheAccess" and ": step " in r["cache_key"]]
+        hits = sum(r["hit"] for r in access)
+        plain = [r["reason"] for r in records if r["event"] == "KernelBackendSelected" and r["op"] == "step"]
+        assert len(access) - hits == 1 and hits >= 196, f"{hits} replays, {len(access) - hits} recordings; {plain}"
+        return f"{hits} replays of one recording"
 
     def sanitizer(tool, words):
         def run():
@@ -194,6 +222,11 @@ def main():
     for backend in ["legacy", "graph"]:
         bench.step(f"greedy text, {backend}", greedy(backend))
     bench.step("greedy text, legacy, in segments", greedy("legacy", "--segments", "on"))
+    for backend in ["auto", "legacy"]:
+        bench.step(f"greedy text over a growing cache, {backend}", growing(backend))
+    bench.step("steps are replayed", replayed)
+    text_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos"]
+    bench.step("memcheck, replayed steps", sanitizer("memcheck", text_run))
     for tool in ["memcheck", "racecheck"]:
         bench.step(f"{tool}, every op", sanitizer(tool, ["parity", "--ops", "--quick"]))
         bench.step(f"{tool}, attention, legacy", sanitizer(tool, ["parity", "--quick", "--sdpa-backend", "legacy"]))

@@ -1,8 +1,12 @@
 //! Where ops are called: validates, dispatches, falls back, records.
 
-use std::collections::{BTreeMap, HashMap};
+mod step;
+
+pub use step::{STEP, StepSpec, unique_id};
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -28,9 +32,14 @@ pub struct Context {
 struct Tally {
     /// The last choice per spec (lengths left out), by hash.
     last: HashMap<u64, (Backend, &'static str)>,
-    /// Calls and last reason per (op, backend, variant).
-    runs: BTreeMap<(&'static str, Backend, &'static str), (u64, String)>,
+    /// Calls and last reason of each kernel.
+    runs: BTreeMap<RunKey, (u64, String)>,
+    /// Kinds of steps that ran, by hash.
+    steps: HashSet<u64>,
 }
+
+/// A kernel among those that ran: op, backend, variant.
+type RunKey = (&'static str, Backend, &'static str);
 
 /// How often a kernel ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +92,7 @@ impl Context {
                     let reason = format!("{}{failures}", candidate.reason);
                     let (backend, variant) = (entry.backend, entry.variant);
                     let selection = Selection { op: O::ID, backend, variant, reason };
-                    self.note::<O>(&spec, &selection);
+                    self.note(&spec, &selection);
                     return Ok(selection);
                 }
                 // A demanded backend has none but its own kernels among the candidates.
@@ -117,11 +126,11 @@ impl Context {
     }
 
     /// Counts the call, and records the choice if it is new for this spec.
-    fn note<O: Op>(&self, spec: &O::Spec, selection: &Selection) {
+    fn note(&self, spec: &impl OpSpec, selection: &Selection) {
         let Selection { op, backend, variant, reason } = selection;
         let mut hasher = DefaultHasher::new();
         (op, spec.without_lengths()).hash(&mut hasher);
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = self.tally();
         let changed =
             tally.last.insert(hasher.finish(), (*backend, variant)) != Some((*backend, *variant));
         let run = tally.runs.entry((op, *backend, variant)).or_default();
@@ -138,10 +147,30 @@ impl Context {
         }
     }
 
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls of each kernel so far.
+    fn counts(&self) -> Vec<(RunKey, u64)> {
+        self.tally().runs.iter().map(|(key, (calls, _))| (*key, *calls)).collect()
+    }
+
+    /// Adds calls of kernels that ran before.
+    fn count(&self, runs: &[(RunKey, u64)]) {
+        let mut tally = self.tally();
+        runs.iter().for_each(|(key, calls)| tally.runs.entry(*key).or_default().0 += calls);
+    }
+
+    /// Takes calls back.
+    fn uncount(&self, runs: &[(RunKey, u64)]) {
+        let mut tally = self.tally();
+        runs.iter().for_each(|(key, calls)| tally.runs.entry(*key).or_default().0 -= calls);
+    }
+
     /// What ran so far for `op`, by backend.
     pub fn runs(&self, op: &str) -> Vec<RunCount> {
-        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally
+        self.tally()
             .runs
             .iter()
             .filter(|((name, _, _), _)| *name == op)
@@ -228,6 +257,21 @@ impl Context {
         self.upload(DType::I32, shape, bytemuck::cast_slice(values))
     }
 
+    /// Writes `values` over a dense i32 tensor, after all earlier work on it.
+    ///
+    /// # Errors
+    /// [`Error::View`] unless `tensor` is dense i32 with as many elements; [`Error::Device`] when
+    /// the device fails.
+    pub fn write_i32(&self, tensor: &Tensor, values: &[i32]) -> Result<()> {
+        let layout = *tensor.layout();
+        let fits = tensor.shape().elements() == values.len() && layout.is_contiguous();
+        if !fits || tensor.dtype() != DType::I32 {
+            return Err(Error::View { what: "write", layout });
+        }
+        let offset = layout.offset() * size_of::<i32>();
+        self.device.write(&**tensor.buffer(), offset, bytemuck::cast_slice(values))
+    }
+
     /// A dense tensor over `bytes`, shared without a copy where the device can.
     ///
     /// # Errors
@@ -261,13 +305,22 @@ impl Context {
     /// # Errors
     /// As [`Context::download`]; [`Error::DType`] for another element type.
     pub fn download_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        self.download_f32_into(tensor, &mut values)?;
+        Ok(values)
+    }
+
+    /// As [`Context::download_f32`], over what `values` held.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn download_f32_into(&self, tensor: &Tensor, values: &mut Vec<f32>) -> Result<()> {
         if tensor.dtype() != DType::F32 {
             let (got, op, binding) = (tensor.dtype(), "download", "the tensor");
             return Err(Error::DType { op, binding, expected: "f32", got });
         }
-        let mut values = vec![0f32; tensor.shape().elements()];
-        self.read_into(tensor, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
+        values.resize(tensor.shape().elements(), 0.0);
+        self.read_into(tensor, bytemuck::cast_slice_mut(values))
     }
 
     /// Copies the first `len` indices of axis `axis` from one dense tensor to another of the same

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::graph::Executable;
 use crate::op::Band;
 use crate::tensor::{Buffer, DType, HostBytes};
 
@@ -126,6 +127,34 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`Error::Device`] with the first failure of that work.
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether [`Device::record`] works here.
+    fn records(&self) -> bool {
+        false
+    }
+
+    /// Calls `work` once and keeps what this thread puts on the device meanwhile, without running
+    /// it. Memory that `work` takes belongs to the result until that is dropped; memory it only
+    /// names must be there whenever the result is replayed.
+    ///
+    /// # Errors
+    /// What `work` reports; [`Error::Device`] where nothing can be recorded, or what was done
+    /// cannot.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Executable>> {
+        let _ = work;
+        let reason = "the device records nothing".to_owned();
+        Err(Error::Device { device: self.id(), what: "record", reason })
+    }
+
+    /// Puts what [`Device::record`] kept on the device, in the order of the work around it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it is another device's, or the device fails.
+    fn replay(&self, recorded: &dyn Executable) -> Result<()> {
+        let _ = recorded;
+        let reason = "the device records nothing".to_owned();
+        Err(Error::Device { device: self.id(), what: "replay", reason })
     }
 
     /// Bytes in use.

@@ -6,11 +6,15 @@
 //! grows. Positions that were never written are zero; those past a truncation keep their old
 //! values, which live lengths hide.
 
+use std::sync::Arc;
+
 use metallic::Context;
+use metallic::context::unique_id;
 use metallic::op::KV_BUCKET;
 use metallic::tensor::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::transformer::StepFeeds;
 use crate::transformer::config::ModelConfig;
 
 /// How a cache is laid out.
@@ -62,7 +66,15 @@ pub struct KvCache {
     capacity: usize,
     lens: Vec<usize>,
     layers: Vec<LayerCache>,
+    /// Changes with the buffers of the layers and with `feeds`.
+    buffers_id: u64,
+    /// What steps of one token are fed with; made by the first.
+    feeds: Option<(u64, Arc<StepFeeds>)>,
 }
+
+/// The fewest positions that a step of one token looks at: the work of hidden ones is nothing, and
+/// longer views come with powers of two, so that few steps are recorded.
+const FEWEST_IN_VIEW: usize = 1024;
 
 impl KvCache {
     /// An empty cache for a model of `config`, with room for the expected length.
@@ -86,6 +98,8 @@ impl KvCache {
             capacity,
             lens: vec![0; options.sequences],
             layers: Vec::new(),
+            buffers_id: unique_id(),
+            feeds: None,
         };
         cache.layers =
             (0..config.n_layers).map(|_| cache.layer(ctx, capacity)).collect::<Result<_>>()?;
@@ -137,6 +151,34 @@ impl KvCache {
         live.next_multiple_of(KV_BUCKET).min(self.capacity)
     }
 
+    /// The positions a step of one more token looks at: a power of two, or all there is room for.
+    pub(crate) fn view_class(&self) -> usize {
+        let live = self.lens.iter().max().copied().unwrap_or(0) + 1;
+        live.next_power_of_two().max(FEWEST_IN_VIEW).min(self.capacity)
+    }
+
+    /// A number that changes with any buffer of the cache.
+    pub(crate) fn buffers_id(&self) -> u64 {
+        self.buffers_id
+    }
+
+    /// The feeds of model number `model`, made by `make` when there are none yet.
+    pub(crate) fn feeds(
+        &mut self,
+        model: u64,
+        make: impl FnOnce() -> Result<StepFeeds>,
+    ) -> Result<Arc<StepFeeds>> {
+        match &self.feeds {
+            Some((owner, feeds)) if *owner == model => Ok(Arc::clone(feeds)),
+            _ => {
+                let feeds = Arc::new(make()?);
+                self.feeds = Some((model, Arc::clone(&feeds)));
+                self.buffers_id = unique_id();
+                Ok(feeds)
+            }
+        }
+    }
+
     pub(crate) fn advance(&mut self, new: usize) {
         for live in &mut self.lens {
             *live += new;
@@ -155,6 +197,7 @@ impl KvCache {
         }
         let most = self.options.max_len.next_multiple_of(KV_BUCKET);
         let capacity = needed.next_multiple_of(KV_BUCKET).max((2 * self.capacity).min(most));
+        self.buffers_id = unique_id();
         for index in 0..self.layers.len() {
             let grown = self.layer(ctx, capacity)?;
             let layer = &self.layers[index];

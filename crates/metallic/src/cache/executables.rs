@@ -28,7 +28,12 @@ pub struct GraphKey {
 impl GraphKey {
     /// The key of `spec`; lengths enter it only if `spec` still has them.
     pub fn new<O: Op>(device: DeviceId, build: Arc<str>, spec: O::Spec) -> Self {
-        Self { op: O::ID, device, build, spec: Arc::new(spec) }
+        Self::named(O::ID, device, build, spec)
+    }
+
+    /// The key of `spec` under a name of its own.
+    pub fn named(op: &'static str, device: DeviceId, build: Arc<str>, spec: impl OpSpec) -> Self {
+        Self { op, device, build, spec: Arc::new(spec) }
     }
 }
 
@@ -105,6 +110,8 @@ struct State {
     /// Why a key did not compile; asked again, it fails at once.
     failed: HashMap<GraphKey, String>,
     frozen: bool,
+    /// What was asked for since watching began.
+    watched: Option<Vec<Arc<dyn Executable>>>,
 }
 
 impl GraphExecutableCache {
@@ -114,8 +121,13 @@ impl GraphExecutableCache {
     /// An empty cache.
     pub fn new(limits: Limits) -> Self {
         let ready = Lru::new(Self::NAME, limits);
-        let state =
-            State { ready, compiling: HashSet::new(), failed: HashMap::new(), frozen: false };
+        let state = State {
+            ready,
+            compiling: HashSet::new(),
+            failed: HashMap::new(),
+            frozen: false,
+            watched: None,
+        };
         Self { state: Mutex::new(state), compiled: Condvar::new() }
     }
 
@@ -141,6 +153,7 @@ impl GraphExecutableCache {
                 return Err(Error::Compile { key: key.to_string(), reason: reason.clone() });
             }
             if let Some(executable) = state.ready.get(&key, recorder) {
+                state.watch(&executable);
                 return Ok(executable);
             }
             if state.frozen {
@@ -166,6 +179,7 @@ impl GraphExecutableCache {
             Ok(executable) => {
                 let bytes = executable.bytes();
                 state.ready.insert(key.clone(), Arc::clone(&executable), bytes, recorder);
+                state.watch(&executable);
                 Ok(executable)
             }
             Err(error) => {
@@ -184,6 +198,12 @@ impl GraphExecutableCache {
         drop(state);
         drop(flight);
         outcome
+    }
+
+    /// Begins (or ends) noting which executables are asked for; gives those noted so far.
+    pub(crate) fn watch(&self, begin: bool) -> Vec<Arc<dyn Executable>> {
+        let mut state = self.lock();
+        std::mem::replace(&mut state.watched, begin.then(Vec::new)).unwrap_or_default()
     }
 
     /// Exempts `key` from eviction, or ends the exemption; false when it is not there.
@@ -217,6 +237,16 @@ impl GraphExecutableCache {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn watch(&mut self, executable: &Arc<dyn Executable>) {
+        if let Some(watched) = &mut self.watched
+            && !watched.iter().any(|known| Arc::ptr_eq(known, executable))
+        {
+            watched.push(Arc::clone(executable));
+        }
     }
 }
 

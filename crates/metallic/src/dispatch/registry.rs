@@ -75,6 +75,8 @@ pub struct KernelBackendRegistry {
     sets: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
     listing: Vec<(&'static str, Backend, &'static str)>,
     policies: Policies,
+    /// Counts changes of `policies`.
+    policies_id: u64,
     segments: Option<&'static str>,
     /// Where the present request falls in a rollout.
     draw: AtomicU16,
@@ -83,8 +85,15 @@ pub struct KernelBackendRegistry {
 impl KernelBackendRegistry {
     /// An empty registry.
     pub fn new(device: DeviceId, policies: Policies) -> Self {
-        let draw = AtomicU16::new(Draw::LAST.bits());
-        Self { device, sets: HashMap::new(), listing: Vec::new(), policies, segments: None, draw }
+        Self {
+            device,
+            sets: HashMap::new(),
+            listing: Vec::new(),
+            policies,
+            policies_id: 0,
+            segments: None,
+            draw: AtomicU16::new(Draw::LAST.bits()),
+        }
     }
 
     /// Says which request the following calls belong to, for rollouts by share.
@@ -169,6 +178,17 @@ impl KernelBackendRegistry {
     /// Changes what is asked for.
     pub fn set_policies(&mut self, policies: Policies) {
         self.policies = policies;
+        self.policies_id += 1;
+    }
+
+    /// A number that changes with the policies, and with the side of a rollout that the present
+    /// request falls on.
+    pub fn policies_id(&self) -> u64 {
+        // Shares are nested, so how many admit the request says which do.
+        let draw = Draw::from_bits(self.draw.load(Ordering::Relaxed));
+        let rollouts = self.policies.rollout.values();
+        let admitted = rollouts.filter(|choice| choice.share.admits(draw)).count() as u64;
+        (self.policies_id << 8) | admitted
     }
 
     /// The device whose kernels these are.

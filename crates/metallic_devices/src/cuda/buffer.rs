@@ -28,6 +28,8 @@ pub(crate) struct CudaBuffer {
     start: CUdeviceptr,
     bytes: usize,
     pool: Arc<MemoryPool>,
+    /// The recording the block belongs to.
+    recorded: Option<Arc<RecordedMemory>>,
 }
 
 impl CudaBuffer {
@@ -39,7 +41,60 @@ impl CudaBuffer {
 
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
-        self.pool.release(self.start, self.bytes);
+        match &self.recorded {
+            Some(memory) => memory.release(self.start, self.bytes),
+            None => self.pool.release(self.start, self.bytes),
+        }
+    }
+}
+
+/// The blocks of one recording: handed out again within it alone.
+pub(crate) struct RecordedMemory {
+    pool: Arc<MemoryPool>,
+    state: Mutex<RecordedState>,
+}
+
+#[derive(Default)]
+struct RecordedState {
+    /// All blocks, as (start, size).
+    blocks: Vec<(CUdeviceptr, usize)>,
+    free: BTreeMap<usize, Vec<CUdeviceptr>>,
+}
+
+impl RecordedMemory {
+    /// Bytes of all blocks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().blocks.iter().map(|(_, size)| size).sum()
+    }
+
+    fn allocate(self: &Arc<Self>, class: usize) -> Result<CudaBuffer> {
+        let mut state = self.lock();
+        let (start, bytes) = match take(&mut state.free, class) {
+            Some(block) => block,
+            None => {
+                let block = self.pool.block(class)?;
+                state.blocks.push(block);
+                block
+            }
+        };
+        let (pool, recorded) = (Arc::clone(&self.pool), Some(Arc::clone(self)));
+        Ok(CudaBuffer { start, bytes, pool, recorded })
+    }
+
+    fn release(&self, start: CUdeviceptr, bytes: usize) {
+        self.lock().free.entry(bytes).or_default().push(start);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RecordedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RecordedMemory {
+    fn drop(&mut self) {
+        for (start, bytes) in std::mem::take(&mut self.lock().blocks) {
+            self.pool.release(start, bytes);
+        }
     }
 }
 
@@ -67,6 +122,8 @@ impl fmt::Debug for CudaBuffer {
 pub(crate) struct MemoryPool {
     stream: Arc<Stream>,
     state: Mutex<State>,
+    /// Where a thread that records takes its memory.
+    recording: Mutex<Option<Arc<RecordedMemory>>>,
 }
 
 #[derive(Default)]
@@ -88,7 +145,7 @@ fn size_class(bytes: usize) -> Option<usize> {
 impl MemoryPool {
     /// An empty pool of the stream's device.
     pub(crate) fn new(stream: Arc<Stream>) -> Arc<Self> {
-        Arc::new(Self { stream, state: Mutex::default() })
+        Arc::new(Self { stream, state: Mutex::default(), recording: Mutex::default() })
     }
 
     /// Memory of at least `bytes` bytes with unspecified contents, ready for work on the stream.
@@ -99,10 +156,20 @@ impl MemoryPool {
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<CudaBuffer> {
         let device = self.stream.id();
         let class = size_class(bytes).ok_or(Error::OutOfMemory { device, bytes })?;
+        if self.stream.is_recording() {
+            let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(memory) = recording {
+                return memory.allocate(class);
+            }
+        }
+        let (start, bytes) = self.block(class)?;
+        Ok(CudaBuffer { start, bytes, pool: Arc::clone(self), recorded: None })
+    }
+
+    /// A block of at least `class` bytes, given back by [`MemoryPool::release`].
+    fn block(&self, class: usize) -> Result<(CUdeviceptr, usize)> {
         let mut state = self.lock();
-        // A kept block may be up to an eighth larger than what was asked for.
-        let kept = state.free.range(class..=class + class / 8).next().map(|(size, _)| *size);
-        let (start, bytes) = match kept.and_then(|size| Some((state.take(size)?, size))) {
+        let (start, bytes) = match take(&mut state.free, class) {
             Some((start, size)) => {
                 state.stats.pooled -= size;
                 (start, size)
@@ -111,8 +178,21 @@ impl MemoryPool {
         };
         state.stats.in_use += bytes;
         state.stats.peak = state.stats.peak.max(state.stats.in_use);
-        drop(state);
-        Ok(CudaBuffer { start, bytes, pool: Arc::clone(self) })
+        Ok((start, bytes))
+    }
+
+    /// Memory for what this thread, which records, is about to do.
+    pub(crate) fn begin_recording(self: &Arc<Self>) -> Arc<RecordedMemory> {
+        let memory = RecordedMemory { pool: Arc::clone(self), state: Mutex::default() };
+        let memory = Arc::new(memory);
+        let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        *recording = Some(Arc::clone(&memory));
+        memory
+    }
+
+    /// Ends what [`MemoryPool::begin_recording`] began.
+    pub(crate) fn end_recording(&self) {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// New memory from the driver; gives back all kept blocks when there is none.
@@ -167,15 +247,18 @@ impl MemoryPool {
     }
 }
 
-impl State {
-    fn take(&mut self, size: usize) -> Option<CUdeviceptr> {
-        let blocks = self.free.get_mut(&size)?;
-        let start = blocks.pop();
-        if blocks.is_empty() {
-            self.free.remove(&size);
-        }
-        start
+/// A kept block of at least `class` bytes and at most an eighth more, with its size.
+fn take(
+    free: &mut BTreeMap<usize, Vec<CUdeviceptr>>,
+    class: usize,
+) -> Option<(CUdeviceptr, usize)> {
+    let size = *free.range(class..=class + class / 8).next()?.0;
+    let blocks = free.get_mut(&size)?;
+    let start = blocks.pop();
+    if blocks.is_empty() {
+        free.remove(&size);
     }
+    Some((start?, size))
 }
 
 impl Drop for MemoryPool {

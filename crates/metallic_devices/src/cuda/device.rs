@@ -9,6 +9,7 @@ use metallic::cache::ResourceCache;
 use metallic::config::{cache_dir, process_env};
 use metallic::device::{Device, DeviceId, MemoryStats};
 use metallic::dispatch::{KernelBackendRegistry, Policies};
+use metallic::graph::Executable;
 use metallic::op::{Sdpa, SdpaSpec};
 use metallic::tensor::{Buffer, HostBytes};
 use metallic::{Context, Result};
@@ -19,6 +20,7 @@ use super::error::{Doing, device_error};
 use super::gpu::Gpu;
 use super::graph::{ENGINES, guess};
 use super::libraries::{Component, library};
+use super::recording::Recording;
 use super::staging::Staging;
 use crate::engines::{EngineTable, machine, preference};
 use crate::process::map_file;
@@ -79,6 +81,16 @@ impl CudaDevice {
         self.gpu.modules.arch()
     }
 
+    /// # Errors
+    /// When this thread records: host memory has no place in what is replayed.
+    fn not_recording(&self, what: &'static str) -> Result<()> {
+        if self.gpu.stream.is_recording() {
+            let reason = "a recorded step cannot reach host memory".to_owned();
+            return Err(device_error(self.id(), what, reason));
+        }
+        Ok(())
+    }
+
     fn buffer<'a>(
         &self,
         what: &'static str,
@@ -122,6 +134,7 @@ impl Device for CudaDevice {
     }
 
     fn write(&self, buffer: &dyn Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.not_recording("write")?;
         let own = self.buffer("write", buffer, (offset, bytes.len()))?;
         // SAFETY: the range was checked; the buffer outlives the copy, since memory that is let go
         // of is reused in the order of the stream.
@@ -129,6 +142,7 @@ impl Device for CudaDevice {
     }
 
     fn read(&self, buffer: &dyn Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.not_recording("read")?;
         let own = self.buffer("read", buffer, (offset, bytes.len()))?;
         // SAFETY: the range was checked.
         unsafe { self.staging.read(own.start() + offset as u64, bytes) }?;
@@ -148,6 +162,21 @@ impl Device for CudaDevice {
 
     fn synchronize(&self) -> Result<()> {
         self.gpu.synchronize()
+    }
+
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Executable>> {
+        Ok(Arc::new(Recording::new(&self.gpu, work)?))
+    }
+
+    fn replay(&self, recorded: &dyn Executable) -> Result<()> {
+        let recording: &Recording = recorded.as_any().downcast_ref().ok_or_else(|| {
+            device_error(self.id(), "replay", "recorded on another device".to_owned())
+        })?;
+        recording.replay(&self.gpu)
     }
 
     fn memory(&self) -> MemoryStats {

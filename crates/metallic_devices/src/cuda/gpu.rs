@@ -2,7 +2,7 @@
 //! their faults in.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::NoUninit;
 use cudarc::driver::result::{free_host, malloc_host};
@@ -23,6 +23,7 @@ pub(crate) struct Gpu {
     /// Matrix products; `Err` says why there is no cuBLASLt.
     pub(crate) blas: Result<Blas, String>,
     fault: FaultWord,
+    launching: Mutex<()>,
 }
 
 impl Gpu {
@@ -36,7 +37,7 @@ impl Gpu {
         let modules = Modules::new(Arc::clone(&stream));
         let blas = Blas::open(&stream, &memory);
         let fault = FaultWord::new(Arc::clone(&stream))?;
-        Ok(Arc::new(Self { stream, memory, modules, blas, fault }))
+        Ok(Arc::new(Self { stream, memory, modules, blas, fault, launching: Mutex::default() }))
     }
 
     /// The device.
@@ -84,6 +85,11 @@ impl Gpu {
     pub(crate) fn strided(&self, elements: usize, threads: u32) -> LaunchShape {
         let most = 16 * self.stream.properties().multiprocessors as usize;
         LaunchShape::linear(elements.div_ceil(threads as usize).clamp(1, most), threads)
+    }
+
+    /// Held while a graph is launched: the driver takes one launch of a graph at a time.
+    pub(crate) fn launching(&self) -> MutexGuard<'_, ()> {
+        self.launching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The device address of the word in which kernels report what they cannot do (`Fault` in

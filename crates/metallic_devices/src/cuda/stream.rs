@@ -4,13 +4,14 @@
 //! next works on the same stream. Not: copies (`device`), launches (`module`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUevent_flags_enum, CUstream};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream as DriverStream};
 use metallic::Result;
 use metallic::device::DeviceId;
 
-use super::error::Doing;
+use super::error::{Doing, device_error};
 
 /// What kernels must know of the chip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,17 @@ pub(crate) struct Stream {
     id: DeviceId,
     context: Arc<CudaContext>,
     stream: Arc<DriverStream>,
+    /// Captures what the recording thread does.
+    recorder: Arc<DriverStream>,
+    /// The mark of the thread that records; 0 for none.
+    recording: AtomicUsize,
     properties: Properties,
+}
+
+/// A number of this thread that no other living thread has, above 0.
+fn thread_mark() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 impl Stream {
@@ -59,6 +70,7 @@ impl Stream {
         let context =
             CudaContext::new(index as usize).doing(id, "open", opening("the primary context"))?;
         let stream = context.new_stream().doing(id, "open", opening("a stream"))?;
+        let recorder = context.new_stream().doing(id, "open", opening("a stream"))?;
         let attribute = |attribute: Attribute| {
             let value = context.attribute(attribute).doing(id, "open", opening("an attribute"))?;
             Ok::<u32, metallic::Error>(u32::try_from(value).unwrap_or(0))
@@ -75,7 +87,8 @@ impl Stream {
             l2_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
             memory_bytes: context.total_mem().doing(id, "open", opening("the memory size"))?,
         };
-        Ok(Arc::new(Self { id, context, stream, properties }))
+        let recording = AtomicUsize::new(0);
+        Ok(Arc::new(Self { id, context, stream, recorder, recording, properties }))
     }
 
     /// The device.
@@ -88,9 +101,37 @@ impl Stream {
         &self.properties
     }
 
-    /// The driver's handle. Call [`Stream::bind`] before handing it to the driver.
+    /// The driver's handle: that of the capturing stream for the thread that records. Call
+    /// [`Stream::bind`] before handing it to the driver.
     pub(crate) fn raw(&self) -> CUstream {
-        self.stream.cu_stream()
+        if self.is_recording() { self.recorder.cu_stream() } else { self.stream.cu_stream() }
+    }
+
+    /// Whether this thread records.
+    pub(crate) fn is_recording(&self) -> bool {
+        let recording = self.recording.load(Ordering::Acquire);
+        recording != 0 && recording == thread_mark()
+    }
+
+    /// From now on this thread's work goes to the capturing stream, which is given.
+    ///
+    /// # Errors
+    /// When some thread records already.
+    pub(crate) fn begin_recording(&self) -> Result<CUstream> {
+        let (order, mark) = (Ordering::AcqRel, thread_mark());
+        match self.recording.compare_exchange(0, mark, order, Ordering::Acquire) {
+            Ok(_) => Ok(self.recorder.cu_stream()),
+            Err(_) => {
+                let reason = "another recording is under way".to_owned();
+                Err(device_error(self.id, "record", reason))
+            }
+        }
+    }
+
+    /// Ends what [`Stream::begin_recording`] began; gives the capturing stream.
+    pub(crate) fn end_recording(&self) -> CUstream {
+        self.recording.store(0, Ordering::Release);
+        self.recorder.cu_stream()
     }
 
     /// Makes the context this thread's. Every call into the driver needs it; it costs nothing when
@@ -105,9 +146,13 @@ impl Stream {
     /// Waits for all work of the stream.
     ///
     /// # Errors
-    /// The first failure of that work.
+    /// The first failure of that work; or this thread records, which knows no waiting.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.bind()?;
+        if self.is_recording() {
+            let reason = "a recorded step cannot wait for its own work".to_owned();
+            return Err(device_error(self.id, "wait for the stream", reason));
+        }
         self.stream.synchronize().doing(self.id, "wait for the stream", String::new)
     }
 

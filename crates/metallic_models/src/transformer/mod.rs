@@ -14,3 +14,4 @@ mod weights;
 pub use model::{Logits, Model, ModelOptions};
 pub use next::Next;
 pub use step::Batch;
+pub(crate) use step::StepFeeds;

@@ -1,12 +1,13 @@
 //! The whole model: tokens in, logits out. Names no device and no backend.
 
 use metallic::Context;
+use metallic::context::{StepSpec, unique_id};
 use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision, RmsNorm, RmsNormArgs};
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
 use super::next::Next;
-use super::step::{Batch, Rotations, Step};
+use super::step::{Batch, Rotations, Step, StepFeeds};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
@@ -28,6 +29,8 @@ pub struct ModelOptions {
 pub struct Model {
     pub(super) config: ModelConfig,
     pub(super) options: ModelOptions,
+    /// Names the weights in recorded steps.
+    id: u64,
     weights: Weights,
     rotations: Rotations,
 }
@@ -70,7 +73,8 @@ impl Model {
         let _span = tracing::debug_span!("load", model = files.name()).entered();
         let config = files.config().clone();
         let rotations = Rotations::new(&config.rope);
-        Ok(Self { weights: Weights::load(ctx, files)?, rotations, config, options })
+        let (id, weights) = (unique_id(), Weights::load(ctx, files)?);
+        Ok(Self { weights, rotations, config, options, id })
     }
 
     /// The configuration.
@@ -103,17 +107,11 @@ impl Model {
             return Err(Error::BadToken { id, vocab: self.config.vocab });
         }
         cache.reserve(ctx, batch.len())?;
-        let step = Step::new(ctx, batch, cache, &self.rotations)?;
-        let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
-        ctx.run::<Embedding>(&EmbeddingArgs {
-            ids: step.ids.clone(),
-            table: self.weights.token_embd.clone(),
-            out: x.clone(),
-        })?;
-        let mut pending = None;
-        for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
-            pending = Some(self.block(ctx, weights, layer, &step, (&x, pending))?);
+        if batch.len() == 1 && ctx.records_steps() && !matches!(logits, Logits::Each(_)) {
+            return self.step(ctx, cache, batch, logits);
         }
+        let step = Step::new(ctx, batch, cache, &self.rotations)?;
+        let (x, pending) = self.blocks(ctx, cache, &step)?;
         cache.advance(step.len);
         match logits {
             Logits::None => Ok(()),
@@ -121,7 +119,7 @@ impl Model {
                 out.resize(step.sequences * self.config.vocab, 0.0);
                 let rows = out.chunks_exact_mut(self.config.vocab);
                 for (row, last) in rows.zip(step.last_rows()) {
-                    let logits = self.head(ctx, &x, pending.as_ref(), (last, 1))?;
+                    let logits = self.logits(ctx, &x, pending.as_ref(), (last, 1))?;
                     row.copy_from_slice(&ctx.download_f32(&logits)?);
                 }
                 Ok(())
@@ -129,7 +127,7 @@ impl Model {
             Logits::Next { best, out } => {
                 out.clear();
                 for last in step.last_rows() {
-                    let logits = self.head(ctx, &x, pending.as_ref(), (last, 1))?;
+                    let logits = self.logits(ctx, &x, pending.as_ref(), (last, 1))?;
                     out.push(Next::read(ctx, &logits, best)?);
                 }
                 Ok(())
@@ -137,7 +135,7 @@ impl Model {
             Logits::Each(each) => {
                 for first in (0..step.rows()).step_by(HEAD_ROWS) {
                     let rows = HEAD_ROWS.min(step.rows() - first);
-                    let logits = self.head(ctx, &x, pending.as_ref(), (first, rows))?;
+                    let logits = self.logits(ctx, &x, pending.as_ref(), (first, rows))?;
                     let values = ctx.download_f32(&logits)?;
                     for (row, values) in values.chunks_exact(self.config.vocab).enumerate() {
                         each(first + row, values)?;
@@ -148,8 +146,69 @@ impl Model {
         }
     }
 
-    /// Final norm and output projection of the rows `first .. first + rows`: f32 `[rows, vocab]`.
-    fn head(
+    /// One token of each sequence, as a step that the device may record and replay.
+    fn step(
+        &self,
+        ctx: &Context,
+        cache: &mut KvCache,
+        batch: Batch<'_>,
+        logits: Logits<'_>,
+    ) -> Result<()> {
+        let vocab = self.config.vocab;
+        let make = || StepFeeds::new(ctx, batch.sequences, &self.rotations, vocab);
+        let feeds = cache.feeds(self.id, make)?;
+        let step = Step::replayable(ctx, batch, cache, &feeds, &self.rotations)?;
+        let with_logits = !matches!(logits, Logits::None);
+        let spec = StepSpec {
+            model: self.id,
+            buffers: cache.buffers_id(),
+            rows: step.rows(),
+            kv_len: step.kv_len,
+            logits: with_logits,
+        };
+        ctx.step(spec, &mut || -> Result<()> {
+            let (x, pending) = self.blocks(ctx, cache, &step)?;
+            match with_logits {
+                true => self.head(ctx, &x, pending.as_ref(), &feeds.logits),
+                false => Ok(()),
+            }
+        })?;
+        match logits {
+            Logits::Last(out) => ctx.download_f32_into(&feeds.logits, out)?,
+            Logits::Next { best, out } => {
+                out.clear();
+                for row in 0..step.rows() {
+                    out.push(Next::read(ctx, &feeds.logits.narrow(0, row, 1)?, best)?);
+                }
+            }
+            Logits::None | Logits::Each(_) => {}
+        }
+        cache.advance(1);
+        Ok(())
+    }
+
+    /// Embedding and all blocks: the residual stream, and what is pending after the last block.
+    fn blocks(
+        &self,
+        ctx: &Context,
+        cache: &KvCache,
+        step: &Step,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
+        ctx.run::<Embedding>(&EmbeddingArgs {
+            ids: step.ids.clone(),
+            table: self.weights.token_embd.clone(),
+            out: x.clone(),
+        })?;
+        let mut pending = None;
+        for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
+            pending = Some(self.block(ctx, weights, layer, step, (&x, pending))?);
+        }
+        Ok((x, pending))
+    }
+
+    /// [`Model::head`] of the rows `first .. first + rows`: f32 `[rows, vocab]`.
+    fn logits(
         &self,
         ctx: &Context,
         x: &Tensor,
@@ -158,15 +217,27 @@ impl Model {
     ) -> Result<Tensor> {
         let x = x.narrow(0, first, rows)?;
         let pending = pending.map(|pending| pending.narrow(0, first, rows)).transpose()?;
+        let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
+        self.head(ctx, &x, pending.as_ref(), &out)?;
+        Ok(out)
+    }
+
+    /// Final norm and output projection of all rows, into `out`: f32 `[rows, vocab]`.
+    fn head(
+        &self,
+        ctx: &Context,
+        x: &Tensor,
+        pending: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
         let normed = ctx.empty(DType::F32, x.shape())?;
         ctx.run::<RmsNorm>(&RmsNormArgs {
-            x,
-            residual: pending,
+            x: x.clone(),
+            residual: pending.cloned(),
             weight: self.weights.output_norm.clone(),
             eps: self.config.rms_eps,
             out: normed.clone(),
         })?;
-        let out = ctx.empty(DType::F32, [rows, self.config.vocab])?;
         ctx.run::<Linear>(&LinearArgs {
             x: normed,
             weight: self.weights.output.clone(),
@@ -174,6 +245,6 @@ impl Model {
             precision: self.options.precision,
             out: out.clone(),
         })?;
-        Ok(out)
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! One forward step: which tokens at which positions, and the small tensors every layer shares.
 
+use std::sync::Arc;
+
 use metallic::Context;
-use metallic::tensor::Tensor;
+use metallic::tensor::{DType, Layout, Shape, Tensor};
 
 use super::rope::RopeConfig;
 use crate::error::Result;
@@ -84,9 +86,104 @@ impl Step {
         (0..self.sequences).map(move |sequence| sequence * len + len - 1)
     }
 
+    /// A step of one token for each sequence over the tensors of `feeds`, which hold its numbers
+    /// from here on.
+    pub(super) fn replayable(
+        ctx: &Context,
+        batch: Batch<'_>,
+        cache: &KvCache,
+        feeds: &StepFeeds,
+        rope: &Rotations,
+    ) -> Result<Self> {
+        feeds.write(ctx, batch, cache, rope)?;
+        let [ids, starts, kv_lens, cos, sin] = feeds.views.clone();
+        Ok(Self {
+            sequences: batch.sequences,
+            len: 1,
+            ids,
+            starts,
+            kv_lens,
+            kv_len: cache.view_class(),
+            cos,
+            sin,
+            segments: ctx.registry().segments().0,
+        })
+    }
+
     /// Rows of all sequences together.
     pub(super) fn rows(&self) -> usize {
         self.sequences * self.len
+    }
+}
+
+/// Words that a feed's start is a multiple of, so that kernels may load it in any width.
+const FEED_ALIGNMENT: usize = 64;
+
+/// What differs from one step of one token to the next, in one piece of device memory that a single
+/// write fills, and the place of the logits: the same addresses in every step.
+#[derive(Debug)]
+pub(crate) struct StepFeeds {
+    memory: Tensor,
+    /// ids, starts, kv_lens, cos, sin, as in [`Step`].
+    views: [Tensor; 5],
+    /// f32 `[sequences, vocab]`.
+    pub(super) logits: Tensor,
+}
+
+impl StepFeeds {
+    pub(super) fn new(
+        ctx: &Context,
+        sequences: usize,
+        rope: &Rotations,
+        vocab: usize,
+    ) -> Result<Self> {
+        let angles = Shape::new(&[sequences, 1, rope.inv_freq.len()]);
+        let row = Shape::new(&[sequences]);
+        let parts = [
+            (DType::I32, row),
+            (DType::I32, row),
+            (DType::I32, row),
+            (DType::F32, angles),
+            (DType::F32, angles),
+        ];
+        let words = |shape: Shape| shape.elements().next_multiple_of(FEED_ALIGNMENT);
+        let total = parts.iter().map(|(_, shape)| words(*shape)).sum::<usize>();
+        let memory = ctx.zeros(DType::I32, [total])?;
+        let mut at = 0;
+        let mut view = |(dtype, shape): (DType, Shape)| {
+            let dense = Layout::contiguous(shape);
+            let layout = Layout::strided(shape, dense.strides(), at).unwrap_or(dense);
+            at += words(shape);
+            Tensor::new(Arc::clone(memory.buffer()), dtype, layout)
+        };
+        let [ids, starts, kv_lens, cos, sin] = parts;
+        let views = [view(ids)?, view(starts)?, view(kv_lens)?, view(cos)?, view(sin)?];
+        Ok(Self { memory, views, logits: ctx.empty(DType::F32, [sequences, vocab])? })
+    }
+
+    fn write(
+        &self,
+        ctx: &Context,
+        batch: Batch<'_>,
+        cache: &KvCache,
+        rope: &Rotations,
+    ) -> Result<()> {
+        let mut words = vec![0i32; self.memory.shape().elements()];
+        let starts = || cache.lens().iter().map(|&start| start as i32);
+        let (cos, sin) = rope.at(cache.lens().iter().copied());
+        let bits = |values: Vec<f32>| values.into_iter().map(|value| value.to_bits() as i32);
+        let parts: [&mut dyn Iterator<Item = i32>; 5] = [
+            &mut batch.tokens.iter().map(|&id| id as i32),
+            &mut starts(),
+            &mut starts().map(|start| start + 1),
+            &mut bits(cos),
+            &mut bits(sin),
+        ];
+        for (view, values) in self.views.iter().zip(parts) {
+            let room = &mut words[view.layout().offset()..];
+            values.zip(room).for_each(|(value, word)| *word = value);
+        }
+        Ok(ctx.write_i32(&self.memory, &words)?)
     }
 }
 
