@@ -12,7 +12,7 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::Device;
-use crate::dispatch::{Backend, ExecCx, KernelBackendRegistry, Policy, Selection};
+use crate::dispatch::{Backend, ExecCx, KernelBackendRegistry, Policy, Segments, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
@@ -110,6 +110,26 @@ impl Context {
         unreachable!("the registry returns at least one candidate, and the last one returns")
     }
 
+    /// Runs a segment as one op. Where `auto` chose segments and no kernel takes this call, gives
+    /// `None`, having written nothing, and records why: the caller runs the component ops.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub fn run_segment<O: Op>(&self, args: &O::Args) -> Result<Option<Selection>> {
+        let auto = self.registry.policies().segments.segments == Segments::Auto;
+        match self.run::<O>(args) {
+            Err(error @ (Error::NoBackend { .. } | Error::Unsupported { .. })) if auto => {
+                let (backend, variant) = (Backend::Legacy, "op by op");
+                let selection =
+                    Selection { op: O::ID, backend, variant, reason: format!("auto: {error}") };
+                self.note(&O::check(args)?, &selection);
+                self.uncount(&[((O::ID, backend, variant), 1)]);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
     /// Counts the call, and records the choice if it is new for this spec.
     fn note(&self, spec: &impl OpSpec, selection: &Selection) {
         let Selection { op, backend, variant, reason } = selection;
@@ -158,7 +178,7 @@ impl Context {
         self.tally()
             .runs
             .iter()
-            .filter(|((name, _, _), _)| *name == op)
+            .filter(|((name, _, _), (calls, _))| *name == op && *calls > 0)
             .map(|(&(op, backend, variant), (calls, reason))| RunCount {
                 selection: Selection { op, backend, variant, reason: reason.clone() },
                 calls: *calls,

@@ -72,7 +72,8 @@ pub struct KernelBackendRegistry {
     policies: Policies,
     /// Counts changes of `policies`.
     policies_id: u64,
-    segments: Option<&'static str>,
+    /// Why `auto` runs segments as one op, and up to how many rows of activations.
+    segments: Option<(&'static str, usize)>,
 }
 
 impl KernelBackendRegistry {
@@ -108,14 +109,29 @@ impl KernelBackendRegistry {
 
     /// Says that `auto` runs segments as one op on this device, and why.
     pub fn prefer_segments(&mut self, reason: &'static str) {
-        self.segments = Some(reason);
+        self.segments = Some((reason, usize::MAX));
+    }
+
+    /// As [`KernelBackendRegistry::prefer_segments`], up to `rows` rows of activations.
+    pub fn prefer_segments_up_to(&mut self, rows: usize, reason: &'static str) {
+        self.segments = Some((reason, rows));
+    }
+
+    /// Whether models run segments of `rows` rows as one op.
+    pub fn segments_for(&self, rows: usize) -> bool {
+        let most = match self.policies.segments.segments {
+            Segments::Auto => self.segments.map_or(0, |(_, most)| most),
+            Segments::On => usize::MAX,
+            Segments::Off => 0,
+        };
+        rows <= most
     }
 
     /// Whether models run segments as one op, and why.
     pub fn segments(&self) -> (bool, String) {
         let SegmentsChoice { segments, source } = &self.policies.segments;
         match (segments, self.segments) {
-            (Segments::Auto, Some(reason)) => (true, format!("auto: {reason}")),
+            (Segments::Auto, Some((reason, _))) => (true, format!("auto: {reason}")),
             (Segments::Auto, None) => {
                 (false, format!("auto: {} runs blocks op by op", self.device))
             }

@@ -49,6 +49,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("sdpa_exact"),
     source!("sdpa_prefill"),
     source!("sdpa_prefill_sm90"),
+    source!("segment"),
     source!("swiglu"),
 ];
 

@@ -2,5 +2,7 @@
 
 mod executor;
 mod sdpa;
+mod segment;
 
 pub(crate) use executor::CudaGraphExecutor;
+pub(crate) use segment::FewRows;
