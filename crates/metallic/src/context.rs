@@ -12,7 +12,9 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::Device;
-use crate::dispatch::{Backend, Draw, ExecCx, KernelBackendRegistry, Selection};
+use crate::dispatch::{
+    Backend, Candidate, Draw, ExecCx, KernelBackendRegistry, Segments, Selection,
+};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
@@ -70,12 +72,29 @@ impl Context {
     /// that lies elsewhere.
     pub fn run<O: Op>(&self, args: &O::Args) -> Result<Selection> {
         let _span = tracing::trace_span!("op", id = O::ID).entered();
-        let spec = O::check(args)?;
-        if let Some((binding, got)) = args.misplaced(self.device.id()) {
-            let expected = self.device.id();
-            return Err(Error::WrongDevice { op: O::ID, binding, expected, got });
-        }
+        let spec = self.check::<O>(args)?;
         let candidates = self.registry.candidates::<O>(&spec)?;
+        self.run_first(&spec, args, candidates)
+    }
+
+    fn check<O: Op>(&self, args: &O::Args) -> Result<O::Spec> {
+        let spec = O::check(args)?;
+        match args.misplaced(self.device.id()) {
+            Some((binding, got)) => {
+                let expected = self.device.id();
+                Err(Error::WrongDevice { op: O::ID, binding, expected, got })
+            }
+            None => Ok(spec),
+        }
+    }
+
+    /// Runs the first of `candidates` that does not give way.
+    fn run_first<O: Op>(
+        &self,
+        spec: &O::Spec,
+        args: &O::Args,
+        candidates: Vec<Candidate<'_, O>>,
+    ) -> Result<Selection> {
         let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
@@ -87,12 +106,12 @@ impl Context {
                 let reason = format!("{}{failures}", candidate.reason);
                 return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
             }
-            match entry.kernel.run(&cx, &spec, args) {
+            match entry.kernel.run(&cx, spec, args) {
                 Ok(()) => {
                     let reason = format!("{}{failures}", candidate.reason);
                     let (backend, variant) = (entry.backend, entry.variant);
                     let selection = Selection { op: O::ID, backend, variant, reason };
-                    self.note(&spec, &selection);
+                    self.note(spec, &selection);
                     return Ok(selection);
                 }
                 // A demanded backend has none but its own kernels among the candidates.
@@ -123,6 +142,35 @@ impl Context {
                 graph: choice.share.admits(draw),
             });
         }
+    }
+
+    /// Runs a segment as one op. Where `auto` chose segments and no graph takes this call, gives
+    /// `None`, having written nothing, and records why: the caller runs the component ops, each on
+    /// the backend that is best for it.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub fn run_segment<O: Op>(&self, args: &O::Args) -> Result<Option<Selection>> {
+        let _span = tracing::trace_span!("op", id = O::ID).entered();
+        let spec = self.check::<O>(args)?;
+        if self.registry.policies().segments.segments != Segments::Auto {
+            let candidates = self.registry.candidates::<O>(&spec)?;
+            return self.run_first(&spec, args, candidates).map(Some);
+        }
+        let reason = match self.registry.choices::<O>(&spec) {
+            Ok(candidates) => match candidates.first() {
+                Some(best) if best.entry.backend == Backend::Graph => {
+                    return self.run_first(&spec, args, candidates).map(Some);
+                }
+                best => best.map(|best| best.reason.clone()).unwrap_or_default(),
+            },
+            Err(error @ (Error::NoBackend { .. } | Error::Unsupported { .. })) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        let (backend, variant) = (Backend::Legacy, "op by op");
+        self.note(&spec, &Selection { op: O::ID, backend, variant, reason });
+        self.uncount(&[((O::ID, backend, variant), 1)]);
+        Ok(None)
     }
 
     /// Counts the call, and records the choice if it is new for this spec.
@@ -173,7 +221,7 @@ impl Context {
         self.tally()
             .runs
             .iter()
-            .filter(|((name, _, _), _)| *name == op)
+            .filter(|((name, _, _), (calls, _))| *name == op && *calls > 0)
             .map(|(&(op, backend, variant), (calls, reason))| RunCount {
                 selection: Selection { op, backend, variant, reason: reason.clone() },
                 calls: *calls,

@@ -11,6 +11,7 @@ use super::{Backend, Draw, EngineChoice, EnginePreference, KernelInvocable, Reas
 use crate::device::DeviceId;
 use crate::error::{Error, Result};
 use crate::op::Op;
+use crate::segment::AttentionBlock;
 
 /// A registered kernel.
 pub struct KernelEntry<O: Op> {
@@ -77,7 +78,8 @@ pub struct KernelBackendRegistry {
     policies: Policies,
     /// Counts changes of `policies`.
     policies_id: u64,
-    segments: Option<&'static str>,
+    /// Why `auto` runs segments as one op, and up to how many rows of activations.
+    segments: Option<(&'static str, usize)>,
     /// Where the present request falls in a rollout.
     draw: AtomicU16,
 }
@@ -155,14 +157,29 @@ impl KernelBackendRegistry {
 
     /// Says that `auto` runs segments as one op on this device, and why.
     pub fn prefer_segments(&mut self, reason: &'static str) {
-        self.segments = Some(reason);
+        self.segments = Some((reason, usize::MAX));
+    }
+
+    /// As [`KernelBackendRegistry::prefer_segments`], up to `rows` rows of activations.
+    pub fn prefer_segments_up_to(&mut self, rows: usize, reason: &'static str) {
+        self.segments = Some((reason, rows));
+    }
+
+    /// Whether models run segments of `rows` rows as one op.
+    pub fn segments_for(&self, rows: usize) -> bool {
+        let most = match self.policies.segments.segments {
+            Segments::Auto => self.segments.map_or(0, |(_, most)| most),
+            Segments::On => usize::MAX,
+            Segments::Off => 0,
+        };
+        rows <= most
     }
 
     /// Whether models run segments as one op, and why.
     pub fn segments(&self) -> (bool, String) {
         let SegmentsChoice { segments, source } = &self.policies.segments;
         match (segments, self.segments) {
-            (Segments::Auto, Some(reason)) => (true, format!("auto: {reason}")),
+            (Segments::Auto, Some((reason, _))) => (true, format!("auto: {reason}")),
             (Segments::Auto, None) => {
                 (false, format!("auto: {} runs blocks op by op", self.device))
             }
@@ -210,12 +227,36 @@ impl KernelBackendRegistry {
     /// own kernels.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when a demanded backend cannot run the call, [`Error::NoBackend`]
-    /// when none can, [`Error::RequiredBackend`] when the best one is not the required one.
+    /// [`Error::Unsupported`] when a demanded backend or engine cannot run the call,
+    /// [`Error::NoBackend`] when none can, [`Error::RequiredBackend`] when the best one is not the
+    /// required one.
     pub fn candidates<O: Op>(&self, spec: &O::Spec) -> Result<Vec<Candidate<'_, O>>> {
+        let candidates = self.choices::<O>(spec)?;
+        if let (Some(required), Some(best)) = (self.policies.required(O::ID), candidates.first())
+            && best.entry.backend != required
+        {
+            let (selected, reason) = (best.entry.backend, best.reason.clone());
+            return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
+        }
+        Ok(candidates)
+    }
+
+    /// As [`KernelBackendRegistry::candidates`], whatever is required.
+    pub(crate) fn choices<O: Op>(&self, spec: &O::Spec) -> Result<Vec<Candidate<'_, O>>> {
         let entries = self.entries::<O>();
         let (choice, own) = self.policies.choice(O::ID);
         let engine = self.demanded_engine(entries);
+        // Attention within a segment is attention: an engine that is demanded binds it.
+        if let (AttentionBlock::ID, None, Some(demanded)) = (O::ID, engine, &self.policies.engine)
+            && choice.policy != Policy::Force(Backend::Legacy)
+        {
+            return Err(Error::Unsupported {
+                op: O::ID,
+                backend: Backend::Graph,
+                source_of_choice: format!("{} ({})", demanded.source, demanded.name),
+                reason: Reason::NotRegistered,
+            });
+        }
         let mut candidates = match (choice.policy, engine) {
             (Policy::Force(backend), _) => {
                 let present = entries.iter().any(|entry| entry.backend == backend);
@@ -240,12 +281,6 @@ impl KernelBackendRegistry {
         };
         if engine.is_none() {
             self.order_engines(&mut candidates, spec);
-        }
-        if let (Some(required), Some(best)) = (self.policies.required(O::ID), candidates.first())
-            && best.entry.backend != required
-        {
-            let (selected, reason) = (best.entry.backend, best.reason.clone());
-            return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
         }
         Ok(candidates)
     }

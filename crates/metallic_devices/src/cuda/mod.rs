@@ -39,19 +39,20 @@ use std::sync::Arc;
 
 use metallic::dispatch::{Backend, KernelBackendRegistry};
 use metallic::graph::Cached;
-use metallic::graph::kernels::SdpaGraphKernel;
+use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel, SdpaGraphKernel};
 use metallic::op::Sdpa;
+use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::gpu::Gpu;
-use self::graph::{CudaGraphExecutor, CudnnGraphExecutor};
+use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
 };
 
 /// Every kernel of a GPU, one line each.
-fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
-    let gpu = || Arc::clone(gpu);
+fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
+    let gpu = || Arc::clone(device);
     registry.register(Backend::Legacy, "rows", LegacyEmbedding(gpu()));
     registry.register(Backend::Legacy, "rows", LegacyRmsNorm(gpu()));
     registry.register(Backend::Legacy, "gemv", LegacyGemv(gpu()));
@@ -59,6 +60,16 @@ fn register(registry: &mut KernelBackendRegistry, gpu: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "pairs", LegacyRope(gpu()));
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
     let executor = Arc::new(CudaGraphExecutor::new(gpu()));
+    let attention = Cached::<AttentionBlock, _>::new(AttentionBlockGraphKernel, executor.clone());
+    let attention = FewRows::<AttentionBlock, _>::new(device, attention, |spec| {
+        (spec.sdpa.lengths.batch * spec.sdpa.lengths.q_bucket, spec.norm.width)
+    });
+    let mlp = Cached::<MlpBlock, _>::new(MlpBlockGraphKernel, executor.clone());
+    let mlp =
+        FewRows::<MlpBlock, _>::new(device, mlp, |spec| (spec.rows_bucket(), spec.norm.width));
+    registry.register(Backend::Graph, "fused", attention);
+    registry.register(Backend::Graph, "fused", mlp);
+    registry.prefer_segments_up_to(8, "few rows: four launches and attention a block");
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     let executor = Arc::new(CudnnGraphExecutor::new(gpu()));
     registry.register(Backend::Graph, "cudnn", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));

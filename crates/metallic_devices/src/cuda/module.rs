@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::NoUninit;
 use cudarc::driver::result::{function, launch_kernel, module};
-use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum, CUmodule};
+use cudarc::driver::sys::{
+    self, CUfunction, CUfunction_attribute_enum, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig, CUmodule,
+};
 use metallic::Result;
 
 use super::compile::{Request, compile};
@@ -113,6 +116,56 @@ impl Function {
             )
         }
         .doing(stream.id(), "launch", || {
+            format!("{} with {shape:?} on stream {:?}", self.name, stream.raw())
+        })
+    }
+
+    /// As [`Function::launch`]; on Hopper and later the kernel may start before the launch before it
+    /// ended, and waits for that end itself (`griddepcontrol.wait`).
+    ///
+    /// # Safety
+    /// As there; until it waits, the kernel touches only what no other launch writes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) unsafe fn launch_early(
+        &self,
+        shape: LaunchShape,
+        params: &[Param<'_>],
+    ) -> Result<()> {
+        let stream = &self.module.stream;
+        if stream.properties().capability.0 < 9 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.launch(shape, params) };
+        }
+        if shape.grid.contains(&0) {
+            return Ok(());
+        }
+        stream.bind()?;
+        let mut values: Vec<*mut c_void> = params.iter().map(|p| p.value.cast_mut()).collect();
+        let mut early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: shape.grid[0],
+            gridDimY: shape.grid[1],
+            gridDimZ: shape.grid[2],
+            blockDimX: shape.block[0],
+            blockDimY: shape.block[1],
+            blockDimZ: shape.block[2],
+            sharedMemBytes: shape.shared_bytes,
+            hStream: stream.raw(),
+            attrs: &mut early,
+            numAttrs: 1,
+        };
+        // SAFETY: the module is loaded and the attribute lives beyond the call; the rest is the
+        // caller's promise. Parameters are copied before the call returns.
+        let code = unsafe {
+            sys::cuLaunchKernelEx(&config, self.raw(), values.as_mut_ptr(), std::ptr::null_mut())
+        };
+        code.result().doing(stream.id(), "launch", || {
             format!("{} with {shape:?} on stream {:?}", self.name, stream.raw())
         })
     }

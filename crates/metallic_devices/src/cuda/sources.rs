@@ -52,6 +52,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("sdpa_prefill"),
     source!("sdpa_prefill_sm90"),
     source!("sdpa_repair"),
+    source!("segment"),
     source!("swiglu"),
     source!("top_k"),
 ];

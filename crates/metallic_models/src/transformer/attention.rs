@@ -53,8 +53,7 @@ impl Model {
             precision: self.options.precision,
             out: by_sequence(&out)?,
         };
-        if step.segments {
-            ctx.run::<AttentionBlock>(&args)?;
+        if step.segments && ctx.run_segment::<AttentionBlock>(&args)?.is_some() {
             return Ok(out);
         }
         let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;

@@ -30,8 +30,7 @@ impl Model {
             precision: self.options.precision,
             out: out.clone(),
         };
-        if step.segments {
-            ctx.run::<MlpBlock>(&args)?;
+        if step.segments && ctx.run_segment::<MlpBlock>(&args)?.is_some() {
             return Ok(out);
         }
         let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;

@@ -6,12 +6,13 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use metallic::dispatch::{Reason, Support};
+use metallic::dispatch::Support;
 use metallic::graph::{Executable, Feed, Graph, GraphExecutor, LengthPolicy, NodeId};
 use metallic::tensor::{DType, Tensor};
 use metallic::{Error, Result};
 
 use super::sdpa::{Feeds, Plan, Types};
+use super::segment::{self, SegmentPlan};
 use crate::cuda::error::device_error;
 use crate::cuda::gpu::Gpu;
 use crate::sdpa_graph::{SdpaFeeds, only_sdpa, scalar, tensor};
@@ -62,23 +63,26 @@ impl GraphExecutor for CudaGraphExecutor {
 
     fn supports(&self, graph: &Graph) -> Support {
         let Some((node, _)) = only_sdpa(graph) else {
-            return Support::No(Reason::Missing {
-                feature: "graphs other than one sdpa node over inputs",
-            });
+            return segment::supports(graph);
         };
         Plan::supports(node, |id| input_dtype(graph, id))
     }
 
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Executable>> {
-        let (node, feeds) = only_sdpa(graph).ok_or_else(|| {
-            self.error("compile", "the graph is not one sdpa node over inputs".to_owned())
-        })?;
+        if let Some(plan) = SegmentPlan::new(&self.gpu, graph)? {
+            return Ok(Arc::new(plan));
+        }
+        let (node, feeds) = only_sdpa(graph)
+            .ok_or_else(|| self.error("compile", "there is no plan for the graph".to_owned()))?;
         let types = Types { q: input_dtype(graph, node.q), kv: input_dtype(graph, node.k) };
         let plan = Plan::new(&self.gpu, node.clone(), types)?;
         Ok(Arc::new(CudaExecutable { feeds, plan }))
     }
 
     fn run(&self, executable: &dyn Executable, feeds: &[Feed], out: &Tensor) -> Result<()> {
+        if let Some(plan) = executable.as_any().downcast_ref::<SegmentPlan>() {
+            return plan.run(&self.gpu, feeds, out);
+        }
         let CudaExecutable { feeds: places, plan } = executable
             .as_any()
             .downcast_ref()

@@ -5,7 +5,9 @@ mod cudnn;
 mod executor;
 mod preference;
 mod sdpa;
+mod segment;
 
 pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
 pub(crate) use preference::{ENGINES, guess};
+pub(crate) use segment::FewRows;
