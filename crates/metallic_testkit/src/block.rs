@@ -6,7 +6,7 @@ use metallic::tensor::{DType, Tensor};
 use metallic::{Context, Result};
 
 use crate::cases::block::BlockCase;
-use crate::oracle::estimate::Matrix;
+use crate::oracle::estimate::{InputRounding, Matrix};
 use crate::oracle::{self, BlockProblem, Estimate};
 use crate::random::Random;
 use crate::storage::{decode, encode, poison, rounded};
@@ -25,11 +25,16 @@ pub fn problem(case: &BlockCase) -> BlockProblem {
         let values: Vec<f64> = (0..count).map(|_| center + deviation * random.normal()).collect();
         rounded(DType::F32, &values)
     };
-    let rounds = |dtype: DType| case.precision == Precision::Quantized && dtype.is_quantized();
+    let rounding = |dtype: DType| match (case.precision, dtype) {
+        (Precision::Exact, _) | (_, DType::F32) => InputRounding::None,
+        (Precision::Quantized, DType::F16) => InputRounding::Float(2f64.powi(-11)),
+        (Precision::Quantized, DType::Bf16) => InputRounding::Float(2f64.powi(-8)),
+        (Precision::Quantized, _) => InputRounding::EightBits,
+    };
     let mut matrix = |rows: usize, cols: usize, dtype: DType, bias: bool| {
         let values = numbers(rows * cols, 0.0, 1.0 / (cols as f64).sqrt());
         let bias = bias.then(|| numbers(rows, 0.0, 0.3));
-        Matrix { cols, values: rounded(dtype, &values), bias, rounds_input: rounds(dtype) }
+        Matrix { cols, values: rounded(dtype, &values), bias, input: rounding(dtype) }
     };
     let (q_width, kv_width) = (q_heads * head_dim, kv_heads * head_dim);
     let qkv = [

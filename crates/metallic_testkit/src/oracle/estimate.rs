@@ -84,18 +84,35 @@ pub struct Matrix {
     pub values: Vec<f64>,
     /// Added to each output.
     pub bias: Option<Vec<f64>>,
-    /// Whether activations may be rounded to 8 bits before the product.
-    pub rounds_input: bool,
+    /// How activations may be rounded before the product.
+    pub input: InputRounding,
+}
+
+/// What a product may do to its activations first (`metallic::op::Precision`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InputRounding {
+    /// Nothing.
+    None,
+    /// To 8 bits, by a step of 1/127 of the largest of each 32.
+    EightBits,
+    /// To a floating-point type of this unit roundoff.
+    Float(f64),
 }
 
 /// `x Wᵀ + bias` of each row of x.
 pub fn linear(x: &[Estimate], matrix: &Matrix) -> Vec<Estimate> {
     let row = |x: &[Estimate]| -> Vec<Estimate> {
         let mut x = x.to_vec();
-        if matrix.rounds_input {
-            for block in x.chunks_mut(ROUNDED_BLOCK) {
-                let largest = block.iter().fold(0.0, |most: f64, x| most.max(x.value.abs()));
-                block.iter_mut().for_each(|x| *x = x.rounded(largest / 254.0));
+        match matrix.input {
+            InputRounding::None => {}
+            InputRounding::EightBits => {
+                for block in x.chunks_mut(ROUNDED_BLOCK) {
+                    let largest = block.iter().fold(0.0, |most: f64, x| most.max(x.value.abs()));
+                    block.iter_mut().for_each(|x| *x = x.rounded(largest / 254.0));
+                }
+            }
+            InputRounding::Float(unit) => {
+                x.iter_mut().for_each(|x| *x = x.rounded(unit * x.value.abs()));
             }
         }
         let size: f64 = x.iter().map(|x| square(x.value)).sum();
@@ -159,7 +176,7 @@ mod tests {
         let (rows, cols) = (64, 300);
         let (x, w) = (numbers(8 * cols), numbers(rows * cols));
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };
-        let matrix = Matrix { cols, values: wide(&w), bias: None, rounds_input: false };
+        let matrix = Matrix { cols, values: wide(&w), bias: None, input: InputRounding::None };
         let want = linear(&exact(&wide(&x)), &matrix);
         let mut got = Vec::new();
         for x in x.chunks_exact(cols) {
@@ -172,8 +189,17 @@ mod tests {
         assert!((0.05..1.0).contains(&mean), "{mean}");
         assert!(ratios.iter().all(|ratio| *ratio < 5.0));
         // Rounding to 8 bits, by 2^-8 of the largest of 32, costs three orders of magnitude more.
-        let rounded = linear(&exact(&wide(&x)), &Matrix { rounds_input: true, ..matrix });
+        let with = |input| linear(&exact(&wide(&x)), &Matrix { input, ..matrix.clone() });
+        let rounded = with(InputRounding::EightBits);
         assert!(rounded.iter().zip(&want).all(|(a, b)| a.sigma > 1e3 * b.sigma));
+        // Activations that are really rounded to f16 are off by about what is said of that.
+        let want = with(InputRounding::Float(2f64.powi(-11)));
+        let halves = crate::storage::rounded(metallic::tensor::DType::F16, &wide(&x));
+        let got: Vec<f32> =
+            linear(&exact(&halves), &matrix).iter().map(|x| x.value as f32).collect();
+        let ratios = self::ratios(&got, &want);
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        assert!((0.3..1.5).contains(&mean) && ratios.iter().all(|ratio| *ratio < 5.0), "{mean}");
     }
 
     #[test]
