@@ -15,6 +15,8 @@ pub mod certificate;
 mod composed;
 #[path = "../../../../crates/metallic_devices/src/graph_options.rs"]
 mod graph_options;
+#[path = "../../../../crates/metallic_devices/src/json_file.rs"]
+mod json_file;
 pub mod metal;
 #[path = "../../../../crates/metallic_devices/src/probe.rs"]
 pub mod probe;
