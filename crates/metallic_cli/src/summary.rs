@@ -59,12 +59,10 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
         parts.push(format!("peak memory {:.1} MB", peak as f64 / 1e6));
     }
     parts.push(format!("device {}", ctx.device().id()));
-    let ran = [Sdpa::ID, AttentionBlock::ID, MlpBlock::ID]
-        .into_iter()
-        .filter_map(|op| Some(format!("{op} {}", backends(&ctx.runs(op))?)));
-    parts.extend(ran);
-    if attention_runs(ctx).is_empty() {
-        parts.push("sdpa none ran".to_owned());
+    let attention = backends(&attention_runs(ctx)).unwrap_or_else(|| "none ran".to_owned());
+    parts.push(format!("{} {attention}", Sdpa::ID));
+    if let Some(mlp) = backends(&ctx.runs(MlpBlock::ID)) {
+        parts.push(format!("{} {mlp}", MlpBlock::ID));
     }
     let (hits, misses) = ctx
         .cache()
@@ -75,12 +73,15 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
     parts.join(" | ")
 }
 
-/// The backends of some runs of one op, each with its reason; `None` when it did not run.
+/// The backends of some runs, each with its reason, and with its op where that is the attention half
+/// of a block; `None` when nothing ran.
 fn backends(runs: &[RunCount]) -> Option<String> {
     let each = runs.iter().map(|run| {
         let selection = &run.selection;
         let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
-        format!("{}{calls} ({}: {})", selection.backend, selection.variant, selection.reason)
+        let whole = if selection.op == AttentionBlock::ID { "attention_block " } else { "" };
+        let (backend, variant, reason) = (selection.backend, selection.variant, &selection.reason);
+        format!("{backend}{calls} ({whole}{variant}: {reason})")
     });
     (!runs.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
 }

@@ -29,7 +29,7 @@ fn stdout_carries_the_text_alone_and_stderr_one_line() {
         "first token",
         "peak memory",
         "device cpu:0",
-        "attention_block ",
+        "sdpa graph (attention_block fused: auto",
         "auto",
         "hits",
         "misses",
@@ -46,7 +46,7 @@ fn segments_are_asked_for_shown_and_follow_the_attention_backend() {
     for backend in ["legacy", "graph"] {
         let run = metallic(&[&args[..], &["--sdpa-backend", backend]].concat()).ok();
         assert!(run.stdout.starts_with(GOLDEN), "{backend}: {}", run.stdout);
-        let attention = format!("attention_block {backend} (");
+        let attention = format!("sdpa {backend} (attention_block ");
         assert!(run.summary().contains(&attention), "{}", run.summary());
         assert!(run.summary().contains("mlp_block graph (fused"), "{}", run.summary());
         assert!(!run.summary().contains("sdpa none"), "{}", run.summary());
