@@ -32,6 +32,24 @@ FUSED = {
     "plans of cuDNN": "--graph-engine cudnn --q-len 1,70 --kv-len 300 --causal",
 }
 
+# Rows of whole blocks of every type, some longer than what a warp takes at once.
+SHAPE = {
+    "model_type": "qwen2",
+    "torch_dtype": "float16",
+    "hidden_act": "silu",
+    "hidden_size": 1280,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 4,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 3,
+    "vocab_size": 8192,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+
 
 class Bench:
     """Runs steps and counts them."""
@@ -90,6 +108,10 @@ def main():
     with open(text, "w", encoding="utf-8") as file:
         file.write(TEXT)
     on = ["--device", args.device]
+
+    shape = os.path.join(folder, "shape.json")
+    with open(shape, "w", encoding="utf-8") as file:
+        json.dump(SHAPE, file)
 
     listed = bench.json("devices")
     for library in listed["cuda_libraries"]:
@@ -184,6 +206,27 @@ def main():
         assert len(access) - hits == 1 and hits >= 196, f"{hits} replays, {len(access) - hits} recordings; {plain}"
         return f"{hits} replays of one recording"
 
+    def halves(kind, rows, bound):
+        def run():
+            events = os.path.join(folder, "halves.jsonl")
+            words = ["perplexity", "-f", text, "--random-weights", shape, "--weights-type", kind, *on]
+            words += ["--batch-size", str(rows), "--ubatch-size", str(rows)]
+            want = bench.json(*words, "--segments", "off")["nll"]
+            got = bench.json(*words, "--segments", "auto", "--metrics", events)["nll"]
+            with open(events, encoding="utf-8") as file:
+                records = [json.loads(line) for line in file]
+            ran = {
+                (r["op"], r["backend"], r["reason"])
+                for r in records
+                if r["event"] == "KernelBackendSelected" and r["op"].endswith("_block")
+            }
+            assert {backend for _, backend, _ in ran} == {"graph"}, f"not fused: {ran}"
+            worst = max(abs(a - b) for a, b in zip(want, got))
+            assert len(want) == len(got) and worst <= bound, f"{worst:.2e}, allowed {bound:.0e}"
+            return f"{len(want)} tokens, largest difference {worst:.1e}"
+
+        return run
+
     def sanitizer(tool, words):
         def run():
             path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -224,6 +267,11 @@ def main():
     bench.step("greedy text, legacy, in segments", greedy("legacy", "--segments", "on"))
     for backend in ["auto", "legacy"]:
         bench.step(f"greedy text over a growing cache, {backend}", growing(backend))
+    # Rounding inputs to 8 bits moves a token's log probability by up to 4e-2 on the CPU, and eight rows
+    # are not rounded op by op; a weight read wrongly moves it by more than 1.
+    for kind, bound in [("f16", 1e-3), ("q8_0", 0.1), ("q4_0", 0.1), ("q5_0", 0.1), ("q4_k", 0.1), ("q6_k", 0.1)]:
+        for rows in [1, 3, 8]:
+            bench.step(f"fused halves against op by op, {kind}, {rows} rows", halves(kind, rows, bound))
     bench.step("steps are replayed", replayed)
     text_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos"]
     bench.step("memcheck, replayed steps", sanitizer("memcheck", text_run))

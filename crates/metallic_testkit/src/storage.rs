@@ -1,17 +1,20 @@
-//! Values as bytes: f32, f16, bf16, q8_0, i32 and bool to f64 and back.
+//! Values as bytes: f32, f16, bf16, q8_0, q4_0, i32 and bool to f64 and back.
 //!
 //! Written for tests, one value at a time; devices have their own, fast ones.
 
 use half::{bf16, f16};
 use metallic::tensor::DType;
 
-/// Elements and bytes of a q8_0 block: an f16 scale, then 32 signed bytes (ggml's layout).
+/// Elements of a q8_0 block: an f16 scale, then 32 signed bytes (ggml's layout).
 const Q8_BLOCK: usize = 32;
+/// Elements of a q4_0 block: an f16 scale, then 16 bytes with elements `i` in their low and
+/// `i + 16` in their high halves, each plus 8 (ggml's layout).
+const Q4_BLOCK: usize = 32;
 
 /// The bytes of `values` in `dtype`, each rounded to the nearest value of the type.
 ///
 /// # Panics
-/// For a type no test stores, or a q8_0 row that is no whole number of blocks.
+/// For a type no test stores, or a q8_0 or q4_0 row that is no whole number of blocks.
 pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
     match dtype {
         DType::F32 => each(values, |value| (value as f32).to_le_bytes()),
@@ -22,6 +25,10 @@ pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
         DType::Q8_0 => {
             assert!(values.len().is_multiple_of(Q8_BLOCK), "a q8_0 row has whole blocks");
             values.chunks_exact(Q8_BLOCK).flat_map(encode_q8_0).collect()
+        }
+        DType::Q4_0 => {
+            assert!(values.len().is_multiple_of(Q4_BLOCK), "a q4_0 row has whole blocks");
+            values.chunks_exact(Q4_BLOCK).flat_map(encode_q4_0).collect()
         }
         other => panic!("the test kit stores no {other}"),
     }
@@ -39,6 +46,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
         DType::I32 => words(bytes, |word| f64::from(i32::from_le_bytes(word))),
         DType::Bool => words(bytes, |[byte]| f64::from(u8::from(byte != 0))),
         DType::Q8_0 => bytes.chunks_exact(2 + Q8_BLOCK).flat_map(decode_q8_0).collect(),
+        DType::Q4_0 => bytes.chunks_exact(2 + Q4_BLOCK / 2).flat_map(decode_q4_0).collect(),
         other => panic!("the test kit stores no {other}"),
     }
 }
@@ -105,6 +113,30 @@ fn decode_q8_0(block: &[u8]) -> impl Iterator<Item = f64> {
     block[2..].iter().map(move |&byte| scale * f64::from(i8::from_le_bytes([byte])))
 }
 
+/// Codes of -7 to 7 alone, so that a block that was stored once stays as it is.
+fn encode_q4_0(block: &[f64]) -> [u8; 2 + Q4_BLOCK / 2] {
+    let largest = block.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let scale = f16::from_f64(largest / 7.0);
+    let code = |value: f64| {
+        let quotient = if largest > 0.0 { value / scale.to_f64() } else { 0.0 };
+        (quotient.round().clamp(-7.0, 7.0) + 8.0) as u8
+    };
+    let mut bytes = [0; 2 + Q4_BLOCK / 2];
+    bytes[..2].copy_from_slice(&scale.to_le_bytes());
+    let (low, high) = block.split_at(Q4_BLOCK / 2);
+    for ((byte, &low), &high) in bytes[2..].iter_mut().zip(low).zip(high) {
+        *byte = code(low) | code(high) << 4;
+    }
+    bytes
+}
+
+fn decode_q4_0(block: &[u8]) -> impl Iterator<Item = f64> {
+    let scale = f16::from_le_bytes([block[0], block[1]]).to_f64();
+    let value = move |code: u8| scale * (f64::from(code) - 8.0);
+    let low = block[2..].iter().map(move |byte| value(byte & 15));
+    low.chain(block[2..].iter().map(move |byte| value(byte >> 4)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +151,7 @@ mod tests {
             (DType::F16, 2f64.powi(-11)),
             (DType::Bf16, 2f64.powi(-8)),
             (DType::Q8_0, 1.0 / 127.0),
+            (DType::Q4_0, 1.0 / 13.0),
         ] {
             let once = rounded(dtype, &values);
             for (value, once) in values.iter().zip(&once) {
@@ -139,6 +172,8 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros_in_blocks() {
-        assert_eq!(rounded(DType::Q8_0, &[0.0; 32]), [0.0; 32]);
+        for dtype in [DType::Q8_0, DType::Q4_0] {
+            assert_eq!(rounded(dtype, &[0.0; 32]), [0.0; 32], "{dtype}");
+        }
     }
 }

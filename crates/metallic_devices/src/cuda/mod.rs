@@ -44,7 +44,7 @@ use metallic::op::Sdpa;
 use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::gpu::Gpu;
-use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows};
+use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows, HalfSize};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
@@ -61,12 +61,22 @@ fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
     registry.register(Backend::Legacy, "rows", LegacyKvAppend(gpu()));
     let executor = Arc::new(CudaGraphExecutor::new(gpu()));
     let attention = Cached::<AttentionBlock, _>::new(AttentionBlockGraphKernel, executor.clone());
-    let attention = FewRows::<AttentionBlock, _>::new(device, attention, |spec| {
-        (spec.sdpa.lengths.batch * spec.sdpa.lengths.q_bucket, spec.norm.width)
+    let attention = FewRows::<AttentionBlock, _, 4>::new(device, attention, |spec| {
+        let [q, k, v] = &spec.qkv;
+        HalfSize {
+            rows: spec.sdpa.lengths.batch * spec.sdpa.lengths.q_bucket,
+            weights: [q, k, v, &spec.o].map(|linear| linear.weight),
+            width: spec.norm.width,
+            last: spec.o.in_features,
+        }
     });
     let mlp = Cached::<MlpBlock, _>::new(MlpBlockGraphKernel, executor.clone());
-    let mlp =
-        FewRows::<MlpBlock, _>::new(device, mlp, |spec| (spec.rows_bucket(), spec.norm.width));
+    let mlp = FewRows::<MlpBlock, _, 3>::new(device, mlp, |spec| HalfSize {
+        rows: spec.rows_bucket(),
+        weights: [&spec.gate, &spec.up, &spec.down].map(|linear| linear.weight),
+        width: spec.norm.width,
+        last: spec.down.in_features,
+    });
     registry.register(Backend::Graph, "fused", attention);
     registry.register(Backend::Graph, "fused", mlp);
     registry.prefer_segments_up_to(8, "few rows: four launches and attention a block");

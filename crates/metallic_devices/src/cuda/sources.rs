@@ -29,9 +29,12 @@ macro_rules! header {
 /// What kernels include, as (name, text).
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     header!("blocks.cuh"),
+    header!("blocks_i8.cuh"),
+    header!("early.cuh"),
     header!("numbers.cuh"),
     header!("sdpa_common.cuh"),
     header!("sdpa_wgmma.cuh"),
+    header!("segment.cuh"),
 ];
 
 /// Every kernel's file, one line each.
@@ -53,6 +56,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("sdpa_prefill_sm90"),
     source!("sdpa_repair"),
     source!("segment"),
+    source!("segment_i8"),
     source!("swiglu"),
     source!("top_k"),
 ];

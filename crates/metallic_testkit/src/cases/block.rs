@@ -176,7 +176,7 @@ impl fmt::Display for BlockCase {
 /// What runs in seconds: the shapes and features of Qwen2, Llama and Qwen3, decoding and prompts,
 /// one sequence and two of different lengths, every type.
 pub fn blocks() -> Vec<BlockCase> {
-    use DType::{Bf16, F16, F32, Q8_0};
+    use DType::{Bf16, F16, F32, Q4_0, Q8_0};
     let new = BlockCase::new;
     let mut cases = vec![
         new(0, 1).first(),
@@ -207,6 +207,15 @@ pub fn blocks() -> Vec<BlockCase> {
             cases.extend([case.clone(), case.clone().qwen3().quantized()]);
         }
         cases.push(new(past, len).types([F32, Q8_0], F32).quantized());
+        cases.push(new(past, len).and(past / 2).types([Q8_0; 2], F16).quantized());
+    }
+    // Wider than what a warp of a GPU takes at once, for one row and for several.
+    for case in [new(9, 1), new(9, 1).and(30).and(0), new(5, 3).and(0).llama()] {
+        let wide = case.shapes((4, 2), 64, 1280, 2304);
+        cases.push(wide.clone().types([F16; 2], F16));
+        for weights in [[Q8_0; 2], [Q4_0; 2], [Q8_0, Q4_0], [Q4_0, Q8_0]] {
+            cases.push(wide.clone().types(weights, F16).quantized());
+        }
     }
     cases
 }

@@ -10,4 +10,4 @@ mod segment;
 pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
 pub(crate) use preference::{ENGINES, guess};
-pub(crate) use segment::FewRows;
+pub(crate) use segment::{FewRows, HalfSize};

@@ -120,24 +120,17 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
         if (aligned) {
             // Eight loads a lane are on their way before the first is used.
             const u32 step = p.split * WARP * EACH;
-            u32 e = (part * WARP + lane) * EACH;
-            for (; e + (AHEAD / ROWS - 1) * step < p.k; e += AHEAD / ROWS * step) {
+            for (u32 e = (part * WARP + lane) * EACH; e < p.k; e += AHEAD / ROWS * step) {
                 uint4 bits[AHEAD / ROWS][ROWS];
 #pragma unroll
                 for (u32 a = 0; a < AHEAD / ROWS; a++)
+                    if (e + a * step < p.k)
 #pragma unroll
-                    for (int r = 0; r < ROWS; r++)
-                        bits[a][r] = __ldg((const uint4 *)(rows[r] + (u64)(e + a * step) * size));
+                        for (int r = 0; r < ROWS; r++)
+                            bits[a][r] = __ldg((const uint4 *)(rows[r] + (u64)(e + a * step) * size));
 #pragma unroll
                 for (u32 a = 0; a < AHEAD / ROWS; a++)
-                    add_products<M, ROWS>(p, bits[a], e + a * step, sums);
-            }
-            for (; e < p.k; e += step) {
-                uint4 bits[ROWS];
-#pragma unroll
-                for (int r = 0; r < ROWS; r++)
-                    bits[r] = __ldg((const uint4 *)(rows[r] + (u64)e * size));
-                add_products<M, ROWS>(p, bits, e, sums);
+                    if (e + a * step < p.k) add_products<M, ROWS>(p, bits[a], e + a * step, sums);
             }
         } else {
             for (u32 e = part * WARP + lane; e < p.k; e += p.split * WARP)

@@ -16,10 +16,7 @@
 // A block rounds x into shared memory once, then walks over rows of W. A warp takes ROWS rows at once
 // (`split` warps share them where rows are few), and copies the aligned words around each piece into
 // shared memory STAGES - 1 pieces ahead, on into its next rows.
-//
-//     x = d * q, S = sum of d * q over a half of 32
-//     sum over a half = d * scale * sum(code * q) + (minimum - scale * OFFSET) * S
-#include "blocks.cuh"
+#include "blocks_i8.cuh"
 
 struct Gemv {
     const float *x;      // [m, k]
@@ -45,58 +42,14 @@ typedef Format<WEIGHT> F;
 // wants some 40 KiB on their way; the host counts on this rule (`linear.rs`).
 #define STAGES (PIECE_BYTES > 768 ? 3 : 4)
 
-__device__ __forceinline__ void copy16(u32 to, const u8 *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-
-// sum + the four products of unsigned codes and signed numbers.
-__device__ __forceinline__ i32 dot4(u32 codes, u32 numbers, i32 sum) {
-    i32 result;
-    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(codes), "r"(numbers), "r"(sum));
-    return result;
-}
-
-// Rounds 32 numbers: codes to the two planes, {d, S of each half} to `meta`.
-__device__ __forceinline__ void round32(const float *x, uint4 *low, uint4 *high, float4 *meta) {
-    float v[32], most = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float4 four = __ldg((const float4 *)x + i);
-        v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
-    }
-#pragma unroll
-    for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(v[i]));
-    const float d = most / 127.0f, inverse = most == 0.0f ? 0.0f : 127.0f / most;
-    u32 words[8];
-    i32 sums[2] = {};
-#pragma unroll
-    for (int w = 0; w < 8; w++) {
-        words[w] = 0;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const i32 code = __float2int_rn(v[4 * w + i] * inverse);
-            sums[w / 4] += code;
-            words[w] |= (u32)(code & 255) << (8 * i);
-        }
-    }
-    *low = make_uint4(words[0], words[1], words[2], words[3]);
-    *high = make_uint4(words[4], words[5], words[6], words[7]);
-    // What is no number shows in every product.
-    float strange = 0;
-#pragma unroll
-    for (int i = 0; i < 32; i++) strange += v[i] * 0.0f;
-    *meta = make_float4(d + strange, d * (float)sums[0] + strange, d * (float)sums[1] + strange, 0);
-}
-
 template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
     extern __shared__ __align__(16) u8 shared[];
     __shared__ float parts[WARPS][ROWS][M];
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const u32 part = warp % p.split, groups = p.k / 32;
-    uint4 *codes = (uint4 *)shared;                      // [M][2][groups]
-    float4 *meta = (float4 *)(codes + 2 * M * groups);   // [M][groups]
+    const Rounded x(shared, groups);
     // [STAGES][ROWS][STAGE_BYTES] of this warp.
-    u8 *stages = (u8 *)(meta + M * groups) + warp * (STAGES * ROWS * STAGE_BYTES);
+    u8 *stages = shared + M * groups * 48 + warp * (STAGES * ROWS * STAGE_BYTES);
 
     const u32 each = WARPS / p.split * ROWS;  // rows of a block at once
     const u32 rounds = (p.n - blockIdx.x * each + gridDim.x * each - 1) / (gridDim.x * each);
@@ -137,12 +90,7 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
 #pragma unroll
     for (u32 step = 0; step < STAGES - 1; step++) fetch();
 
-    for (u32 i = threadIdx.x; i < M * groups; i += THREADS) {
-        const u32 m = i / groups, g = i % groups;
-        const float *x = p.x + (u64)(m < p.m ? m : 0) * p.k + 32 * g;
-        uint4 *low = codes + 2 * m * groups + g;
-        round32(x, low, low + groups, meta + m * groups + g);
-    }
+    x.round<M, THREADS>(p.x, p.m);
     __syncthreads();
 
     u32 stage = 0;
@@ -167,23 +115,9 @@ template <int M, int ROWS> __device__ __forceinline__ void gemv(const Gemv &p) {
                 }
 #pragma unroll
                 for (int m = 0; m < M; m++) {
-                    const uint4 a = codes[2 * m * groups + g], b = codes[(2 * m + 1) * groups + g];
-                    const float4 x = meta[m * groups + g];
-                    const u32 numbers[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+                    const RoundedGroup y = x.at<M>(m, g);
 #pragma unroll
-                    for (int r = 0; r < ROWS; r++) {
-                        i32 first = 0, second = 0;
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            first = dot4(w[r].codes[q], numbers[q], first);
-                            second = dot4(w[r].codes[q + 4], numbers[q + 4], second);
-                        }
-                        const float offset = (float)F::OFFSET;
-                        float sum = w[r].scale[0] * (x.x * (float)first - offset * x.y) +
-                                    w[r].scale[1] * (x.x * (float)second - offset * x.z);
-                        if (F::HAS_MIN) sum += w[r].minimum[0] * x.y + w[r].minimum[1] * x.z;
-                        sums[r][m] += sum;
-                    }
+                    for (int r = 0; r < ROWS; r++) sums[r][m] += product32<WEIGHT>(w[r], y);
                 }
             }
             // The stage is written again in the next step.

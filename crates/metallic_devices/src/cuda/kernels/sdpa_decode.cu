@@ -47,6 +47,7 @@
 // variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=2
 // variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=8 -DSTAGES=2 -DCLUSTER=16
 // variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DWARPS=4 -DSTAGES=2 -DCLUSTER=1
+#include "early.cuh"
 #include "sdpa_common.cuh"
 
 #ifndef WARPS
@@ -185,6 +186,7 @@ __device__ __forceinline__ void repair(const SdpaCall& call, const Tile& tile, b
 extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     sdpa_decode(const __grid_constant__ SdpaCall call) {
     extern __shared__ __align__(128) u8 shared[];
+    wait_for_inputs();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Tile tile;
     tile.batch = blockIdx.z;

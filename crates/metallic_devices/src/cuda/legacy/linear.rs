@@ -93,8 +93,8 @@ fn sharing(n: usize, row_bytes: usize, wanted: usize) -> (usize, bool) {
 }
 
 /// Shared memory for the pieces of one row that a warp has at once: `STAGES * STAGE_BYTES` of
-/// `gemv_i8.cu`.
-fn stage_bytes(weight: DType) -> usize {
+/// `gemv_i8.cu`, and of `segment_i8.cu`.
+pub(crate) fn stage_bytes(weight: DType) -> usize {
     let piece = 1024 / weight.block_len() * weight.block_bytes();
     let stages = if piece > 768 { 3 } else { 4 };
     stages * (piece.next_multiple_of(16) + 16)

@@ -15,7 +15,7 @@ pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
 pub(crate) use gemm::LegacyGemm;
 pub(crate) use kv_append::LegacyKvAppend;
-pub(crate) use linear::LegacyGemv;
+pub(crate) use linear::{LegacyGemv, stage_bytes};
 pub(crate) use rms_norm::LegacyRmsNorm;
 pub(crate) use rope::LegacyRope;
 pub(crate) use sdpa::LegacySdpa;

@@ -176,12 +176,12 @@ impl Plan {
                 let bytes = parts * PACKED_ROWS * self.node.v_dim * 6;
                 let partials = gpu.workspace(bytes.max(1))?;
                 call.partials = partials.start();
+                let shape = shape([splits, heads, batch], warps * 32);
                 // SAFETY: the operands are the op's, of the lengths in the call; the scratch has
                 // room for every part, and the counters for a word of each slice, since splits are
-                // made only for fewer heads than multiprocessors.
-                unsafe {
-                    function.launch(shape([splits, heads, batch], warps * 32), &[Param::new(&call)])
-                }
+                // made only for fewer heads than multiprocessors. The kernel waits for the one
+                // before it first.
+                unsafe { function.launch_early(shape, &[Param::new(&call)]) }
             }
             Engine::Prefill { warps, .. } => {
                 let grid = [q_heads, q_len.div_ceil(warps * 16), batch];
