@@ -52,6 +52,13 @@ fn decode(ctx: &Context, dtype: DType, kv_len: usize) -> metallic::Result<Select
 #[test]
 fn a_compilation_that_fails_is_an_error_and_no_crash() {
     let _alone = alone();
+    // Another form of the demanded backend takes over, and says why.
+    control().fail_next_graph_compile();
+    let other = decode(&forced(GraphOptions::default()), DType::F16, 40).unwrap();
+    assert_eq!((other.backend, other.variant), (Backend::Graph, "SdpaMpsGraphOp-decomposed"));
+    assert!(other.reason.contains("compiling"), "{}", other.reason);
+    // Where there is none, the failure is the error.
+    control().set_os_version((14, 0));
     let ctx = forced(GraphOptions::default());
     control().fail_next_graph_compile();
     let error = decode(&ctx, DType::F16, 40).unwrap_err();
