@@ -291,7 +291,7 @@ mod tests {
         std::fs::write(&file, "[backend]\nsegments = \"graph\"\n").unwrap();
         let error = resolve(None).unwrap_err().to_string();
         assert!(
-            error.contains("backend.segments in ") && error.ends_with("auto, on, off"),
+            error.contains("backend.segments in ") && error.ends_with("auto, on, off, step"),
             "{error}"
         );
         std::fs::remove_dir_all(&dir).unwrap();

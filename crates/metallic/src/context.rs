@@ -12,9 +12,7 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::Device;
-use crate::dispatch::{
-    Backend, Candidate, Draw, ExecCx, KernelBackendRegistry, Segments, Selection,
-};
+use crate::dispatch::{Backend, Candidate, Draw, ExecCx, KernelBackendRegistry, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
@@ -153,7 +151,7 @@ impl Context {
     pub fn run_segment<O: Op>(&self, args: &O::Args) -> Result<Option<Selection>> {
         let _span = tracing::trace_span!("op", id = O::ID).entered();
         let spec = self.check::<O>(args)?;
-        if self.registry.policies().segments.segments != Segments::Auto {
+        if self.registry.segments_bind(O::ID) {
             let candidates = self.registry.candidates::<O>(&spec)?;
             return self.run_first(&spec, args, candidates).map(Some);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metallic::Context;
 use metallic::context::RunCount;
 use metallic::op::{Op, Sdpa};
-use metallic::segment::{AttentionBlock, MlpBlock};
+use metallic::segment::{AttentionBlock, DecoderStep, MlpBlock};
 use metallic_devices::process::peak_memory_bytes;
 use serde_json::{Value, json};
 
@@ -79,7 +79,10 @@ fn backends(runs: &[RunCount]) -> Option<String> {
     let each = runs.iter().map(|run| {
         let selection = &run.selection;
         let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
-        let whole = if selection.op == AttentionBlock::ID { "attention_block " } else { "" };
+        let whole = match selection.op {
+            Sdpa::ID => String::new(),
+            segment => format!("{segment} "),
+        };
         let (backend, variant, reason) = (selection.backend, selection.variant, &selection.reason);
         format!("{backend}{calls} ({whole}{variant}: {reason})")
     });
@@ -88,7 +91,10 @@ fn backends(runs: &[RunCount]) -> Option<String> {
 
 /// What ran attention, alone or within a segment.
 pub(crate) fn attention_runs(ctx: &Context) -> Vec<RunCount> {
-    [Sdpa::ID, AttentionBlock::ID].into_iter().flat_map(|op| ctx.runs(op)).collect()
+    [Sdpa::ID, AttentionBlock::ID, DecoderStep::ID]
+        .into_iter()
+        .flat_map(|op| ctx.runs(op))
+        .collect()
 }
 
 /// The same as JSON.
@@ -125,10 +131,11 @@ fn runs_json(runs: Vec<RunCount>) -> Vec<Value> {
     runs.into_iter().map(run).collect()
 }
 
-/// Whether segments ran as one op, why, and what ran the feed-forward ones.
+/// Whether segments ran as one op, why, and what ran the feed-forward ones and whole steps.
 fn segments(ctx: &Context) -> Value {
     let (on, reason) = ctx.registry().segments();
-    json!({ "on": on, "reason": reason, "mlp_block": runs_json(ctx.runs(MlpBlock::ID)) })
+    let (halves, steps) = (runs_json(ctx.runs(MlpBlock::ID)), runs_json(ctx.runs(DecoderStep::ID)));
+    json!({ "on": on, "reason": reason, "mlp_block": halves, "decoder_step": steps })
 }
 
 /// The counters of the caches.

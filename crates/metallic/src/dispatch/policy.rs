@@ -9,7 +9,7 @@ use super::rollout::RolloutChoice;
 use super::{Backend, EngineChoice};
 use crate::error::Error;
 use crate::op::{Op, Sdpa};
-use crate::segment::AttentionBlock;
+use crate::segment::{AttentionBlock, DecoderStep};
 
 /// How the backend of an op is decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ pub struct PolicyChoice {
     pub source: PolicySource,
 }
 
-/// Whether models run the halves of a block as one op each.
+/// Whether models run the halves of a block, or a whole step, as one op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Segments {
     /// Where the device prefers it.
@@ -89,11 +89,17 @@ pub enum Segments {
     On,
     /// Never.
     Off,
+    /// As [`Segments::Auto`], and whole steps of a decoder as one op.
+    Step,
 }
 
 impl Segments {
-    const ALL: [(&'static str, Segments); 3] =
-        [("auto", Segments::Auto), ("on", Segments::On), ("off", Segments::Off)];
+    const ALL: [(&'static str, Segments); 4] = [
+        ("auto", Segments::Auto),
+        ("on", Segments::On),
+        ("off", Segments::Off),
+        ("step", Segments::Step),
+    ];
 }
 
 impl fmt::Display for Segments {
@@ -111,7 +117,7 @@ impl FromStr for Segments {
         found.map(|(_, segments)| *segments).ok_or_else(|| Error::UnknownValue {
             setting: "segments".to_owned(),
             value: value.to_owned(),
-            accepted: "auto, on, off".into(),
+            accepted: "auto, on, off, step".into(),
         })
     }
 }
@@ -132,7 +138,7 @@ pub struct Policies {
     /// have a kernel of it on the device; the others run what they have and say so.
     pub all: PolicyChoice,
     /// Per op name, as `sdpa`. A demanded backend binds. Attention within a segment is attention:
-    /// what is said of `sdpa` holds for `attention_block`, unless that has an entry of its own.
+    /// what is said of `sdpa` holds for `attention_block` and `decoder_step`, unless that has an entry of its own.
     pub ops: HashMap<&'static str, PolicyChoice>,
     /// Fail when another backend than this one is selected, per op name; as in `ops`, that of
     /// `sdpa` holds for `attention_block`.
@@ -168,6 +174,7 @@ impl Policies {
 }
 
 fn entry<'a, T>(of: &'a HashMap<&'static str, T>, op: &str) -> Option<&'a T> {
-    let attention = || (op == AttentionBlock::ID).then(|| of.get(Sdpa::ID)).flatten();
+    let holds_it = op == AttentionBlock::ID || op == DecoderStep::ID;
+    let attention = || holds_it.then(|| of.get(Sdpa::ID)).flatten();
     of.get(op).or_else(attention)
 }

@@ -11,7 +11,7 @@ use super::{Backend, Draw, EngineChoice, EnginePreference, KernelInvocable, Reas
 use crate::device::DeviceId;
 use crate::error::{Error, Result};
 use crate::op::Op;
-use crate::segment::AttentionBlock;
+use crate::segment::{AttentionBlock, DecoderStep};
 
 /// A registered kernel.
 pub struct KernelEntry<O: Op> {
@@ -168,11 +168,25 @@ impl KernelBackendRegistry {
     /// Whether models run segments of `rows` rows as one op.
     pub fn segments_for(&self, rows: usize) -> bool {
         let most = match self.policies.segments.segments {
-            Segments::Auto => self.segments.map_or(0, |(_, most)| most),
+            Segments::Auto | Segments::Step => self.segments.map_or(0, |(_, most)| most),
             Segments::On => usize::MAX,
             Segments::Off => 0,
         };
         rows <= most
+    }
+
+    /// Whether models run a whole step of `rows` rows as one op: where that is demanded, for one row.
+    pub fn whole_steps_for(&self, rows: usize) -> bool {
+        self.policies.segments.segments == Segments::Step && rows == 1
+    }
+
+    /// Whether a demand leaves models no choice but to run segments of `op` as one.
+    pub(crate) fn segments_bind(&self, op: &str) -> bool {
+        match self.policies.segments.segments {
+            Segments::Auto => false,
+            Segments::Step => op == DecoderStep::ID,
+            Segments::On | Segments::Off => true,
+        }
     }
 
     /// Whether models run segments as one op, and why.
@@ -183,7 +197,7 @@ impl KernelBackendRegistry {
             (Segments::Auto, None) => {
                 (false, format!("auto: {} runs blocks op by op", self.device))
             }
-            (_, _) => (*segments == Segments::On, format!("{segments} by {source}")),
+            (_, _) => (*segments != Segments::Off, format!("{segments} by {source}")),
         }
     }
 
@@ -247,7 +261,8 @@ impl KernelBackendRegistry {
         let (choice, own) = self.policies.choice(O::ID);
         let engine = self.demanded_engine(entries);
         // Attention within a segment is attention: an engine that is demanded binds it.
-        if let (AttentionBlock::ID, None, Some(demanded)) = (O::ID, engine, &self.policies.engine)
+        if let (AttentionBlock::ID | DecoderStep::ID, None, Some(demanded)) =
+            (O::ID, engine, &self.policies.engine)
             && choice.policy != Policy::Force(Backend::Legacy)
         {
             return Err(Error::Unsupported {

@@ -1,4 +1,5 @@
-//! Runs of ops that a device may take as one: the two halves of a transformer block.
+//! Runs of ops that a device may take as one: the two halves of a transformer block, and a whole step of a
+//! decoder.
 //!
 //! A segment is an op like any other. What it computes is written once, as the calls of its
 //! component ops (`calls`): [`crate::op::Op::check`] has each component check its call, a composed
@@ -7,12 +8,14 @@
 
 mod attention_block;
 mod blank;
+mod decoder_step;
 mod mlp_block;
 
 pub use attention_block::{
     AttentionBlock, AttentionBlockArgs, AttentionBlockSpec, AttentionCalls, QkNorm, QkNormSpec,
     Rotation,
 };
+pub use decoder_step::{DecoderLayer, DecoderStep, DecoderStepArgs, DecoderStepSpec};
 pub use mlp_block::{MlpBlock, MlpBlockArgs, MlpBlockSpec, MlpCalls};
 
 use crate::error::{Error, Result};

@@ -140,8 +140,9 @@ pub(crate) struct BackendArgs {
     /// How every op runs that has the choice: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
     pub(crate) backend: Option<Policy>,
-    /// Whether the halves of a block run as one operation each: auto, on or off. Attention within
-    /// one runs as --sdpa-backend says
+    /// Whether the halves of a block run as one operation each: auto, on or off; step runs a whole
+    /// step of one token as one operation, and the rest as auto. Attention within one runs as
+    /// --sdpa-backend says
     #[arg(long, value_name = "CHOICE", value_parser = values::segments)]
     pub(crate) segments: Option<Segments>,
     /// Let `auto` run attention as graph for this share of requests, as 25 or 2.5%; the others

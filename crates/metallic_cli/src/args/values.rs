@@ -11,7 +11,7 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
 
 /// `--segments`.
 pub(super) fn segments(text: &str) -> Result<Segments, String> {
-    text.parse().map_err(|_| "accepted are auto, on, off".to_owned())
+    text.parse().map_err(|_| "accepted are auto, on, off, step".to_owned())
 }
 
 /// `--sdpa-rollout`.

@@ -30,6 +30,8 @@ pub(crate) struct CudaBuffer {
     pool: Arc<MemoryPool>,
     /// The recording the block belongs to.
     recorded: Option<Arc<RecordedMemory>>,
+    /// Whether the recording keeps the block for whom it has now.
+    kept: bool,
 }
 
 impl CudaBuffer {
@@ -37,11 +39,18 @@ impl CudaBuffer {
     pub(crate) fn start(&self) -> CUdeviceptr {
         self.start
     }
+
+    /// Lets go of the block, whose contents a recording needs from one replay to the next: nothing
+    /// else of the recording gets it. Outside a recording, the same as dropping it.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
         match &self.recorded {
+            Some(_) if self.kept => {}
             Some(memory) => memory.release(self.start, self.bytes),
             None => self.pool.release(self.start, self.bytes),
         }
@@ -78,7 +87,7 @@ impl RecordedMemory {
             }
         };
         let (pool, recorded) = (Arc::clone(&self.pool), Some(Arc::clone(self)));
-        Ok(CudaBuffer { start, bytes, pool, recorded })
+        Ok(CudaBuffer { start, bytes, pool, recorded, kept: false })
     }
 
     fn release(&self, start: CUdeviceptr, bytes: usize) {
@@ -163,7 +172,7 @@ impl MemoryPool {
             }
         }
         let (start, bytes) = self.block(class)?;
-        Ok(CudaBuffer { start, bytes, pool: Arc::clone(self), recorded: None })
+        Ok(CudaBuffer { start, bytes, pool: Arc::clone(self), recorded: None, kept: false })
     }
 
     /// A block of at least `class` bytes, given back by [`MemoryPool::release`].

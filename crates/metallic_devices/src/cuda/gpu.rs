@@ -174,6 +174,9 @@ impl FaultWord {
         Some(match code {
             1 => format!("token id {value} in a table of {limit} rows"),
             2 => format!("key and value rows at position {value} of {limit}"),
+            3 => format!(
+                "block {value} of a decode step waited for {limit} looks: words that never came"
+            ),
             code => format!("fault {code}: {value} of {limit}"),
         })
     }

@@ -44,7 +44,7 @@ use metallic::op::Sdpa;
 use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::gpu::Gpu;
-use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows, HalfSize};
+use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows, HalfSize, PersistentStep};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
@@ -79,6 +79,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
     });
     registry.register(Backend::Graph, "fused", attention);
     registry.register(Backend::Graph, "fused", mlp);
+    registry.register(Backend::Graph, "persistent", PersistentStep(gpu()));
     registry.prefer_segments_up_to(8, "few rows: four launches and attention a block");
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     let executor = Arc::new(CudnnGraphExecutor::new(gpu()));

@@ -138,16 +138,50 @@ impl Function {
             // SAFETY: the caller's promise.
             return unsafe { self.launch(shape, params) };
         }
+        let early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(shape, params, early) }
+    }
+
+    /// As [`Function::launch`], with all blocks resident at once, so that they may wait for each other.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there; when the chip cannot hold that many blocks at once.
+    pub(crate) unsafe fn launch_together(
+        &self,
+        shape: LaunchShape,
+        params: &[Param<'_>],
+    ) -> Result<()> {
+        let together = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { cooperative: 1 },
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(shape, params, together) }
+    }
+
+    /// # Safety
+    /// As [`Function::launch`], and what the attribute asks for.
+    unsafe fn launch_with(
+        &self,
+        shape: LaunchShape,
+        params: &[Param<'_>],
+        mut attribute: CUlaunchAttribute,
+    ) -> Result<()> {
+        let stream = &self.module.stream;
         if shape.grid.contains(&0) {
             return Ok(());
         }
         stream.bind()?;
         let mut values: Vec<*mut c_void> = params.iter().map(|p| p.value.cast_mut()).collect();
-        let mut early = CUlaunchAttribute {
-            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
         let config = CUlaunchConfig {
             gridDimX: shape.grid[0],
             gridDimY: shape.grid[1],
@@ -157,7 +191,7 @@ impl Function {
             blockDimZ: shape.block[2],
             sharedMemBytes: shape.shared_bytes,
             hStream: stream.raw(),
-            attrs: &mut early,
+            attrs: &mut attribute,
             numAttrs: 1,
         };
         // SAFETY: the module is loaded and the attribute lives beyond the call; the rest is the

@@ -107,6 +107,16 @@ impl Stream {
         if self.is_recording() { self.recorder.cu_stream() } else { self.stream.cu_stream() }
     }
 
+    /// The stream whose work runs now, also while this thread records: for what is to be in memory
+    /// before the first replay. The context is this thread's from here on.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(crate) fn immediate(&self) -> Result<CUstream> {
+        self.bind()?;
+        Ok(self.stream.cu_stream())
+    }
+
     /// Whether this thread records.
     pub(crate) fn is_recording(&self) -> bool {
         let recording = self.recording.load(Ordering::Acquire);

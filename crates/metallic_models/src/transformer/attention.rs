@@ -22,37 +22,8 @@ impl Model {
         step: &Step,
         (x, pending): (&Tensor, Option<Tensor>),
     ) -> Result<Tensor> {
-        let config = &self.config;
-        let by_sequence = |x: &Tensor| x.reshape([step.sequences, step.len, config.hidden]);
         let out = ctx.empty(DType::F32, x.shape())?;
-        let qk_norm = weights.qk_norm.as_ref().map(|(q, k)| QkNorm {
-            q: q.clone(),
-            k: k.clone(),
-            eps: config.rms_eps,
-        });
-        let args = AttentionBlockArgs {
-            x: by_sequence(x)?,
-            pending: pending.as_ref().map(by_sequence).transpose()?,
-            norm: self.norm_of(&weights.attn_norm),
-            q: weights.q.clone(),
-            k: weights.k.clone(),
-            v: weights.v.clone(),
-            qk_norm,
-            rotation: Rotation {
-                cos: step.cos.clone(),
-                sin: step.sin.clone(),
-                pairing: config.rope.pairing,
-            },
-            k_cache: cache.k.narrow(2, 0, step.kv_len)?,
-            v_cache: cache.v.narrow(2, 0, step.kv_len)?,
-            starts: step.starts.clone(),
-            kv_lens: step.kv_lens.clone(),
-            band: config.sliding_window.map_or_else(Mask::causal, Mask::sliding_window).band,
-            scale: None,
-            o: weights.o.clone(),
-            precision: self.options.precision,
-            out: by_sequence(&out)?,
-        };
+        let args = self.attention_args(weights, cache, step, (x, pending.as_ref(), &out))?;
         if step.segments && ctx.run_segment::<AttentionBlock>(&args)?.is_some() {
             return Ok(out);
         }
@@ -73,5 +44,45 @@ impl Model {
         ctx.run::<Sdpa>(&calls.sdpa)?;
         ctx.run::<Linear>(&calls.o)?;
         Ok(out)
+    }
+
+    /// The half as one call: of the stream, what is pending before it, and its own pending output.
+    pub(super) fn attention_args(
+        &self,
+        weights: &BlockWeights,
+        cache: &LayerCache,
+        step: &Step,
+        (x, pending, out): (&Tensor, Option<&Tensor>, &Tensor),
+    ) -> Result<AttentionBlockArgs> {
+        let config = &self.config;
+        let by_sequence = |x: &Tensor| x.reshape([step.sequences, step.len, config.hidden]);
+        let qk_norm = weights.qk_norm.as_ref().map(|(q, k)| QkNorm {
+            q: q.clone(),
+            k: k.clone(),
+            eps: config.rms_eps,
+        });
+        Ok(AttentionBlockArgs {
+            x: by_sequence(x)?,
+            pending: pending.map(by_sequence).transpose()?,
+            norm: self.norm_of(&weights.attn_norm),
+            q: weights.q.clone(),
+            k: weights.k.clone(),
+            v: weights.v.clone(),
+            qk_norm,
+            rotation: Rotation {
+                cos: step.cos.clone(),
+                sin: step.sin.clone(),
+                pairing: config.rope.pairing,
+            },
+            k_cache: cache.k.narrow(2, 0, step.kv_len)?,
+            v_cache: cache.v.narrow(2, 0, step.kv_len)?,
+            starts: step.starts.clone(),
+            kv_lens: step.kv_lens.clone(),
+            band: config.sliding_window.map_or_else(Mask::causal, Mask::sliding_window).band,
+            scale: None,
+            o: weights.o.clone(),
+            precision: self.options.precision,
+            out: by_sequence(out)?,
+        })
     }
 }

@@ -20,16 +20,7 @@ impl Model {
         (x, pending): (&Tensor, Tensor),
     ) -> Result<Tensor> {
         let out = ctx.empty(DType::F32, x.shape())?;
-        let args = MlpBlockArgs {
-            x: x.clone(),
-            pending: Some(pending),
-            norm: self.norm_of(&weights.ffn_norm),
-            gate: weights.gate.clone(),
-            up: weights.up.clone(),
-            down: weights.down.clone(),
-            precision: self.options.precision,
-            out: out.clone(),
-        };
+        let args = self.mlp_args(weights, (x, &pending, &out));
         if step.segments && ctx.run_segment::<MlpBlock>(&args)?.is_some() {
             return Ok(out);
         }
@@ -40,5 +31,23 @@ impl Model {
         ctx.run::<SwiGlu>(&calls.swiglu)?;
         ctx.run::<Linear>(&calls.down)?;
         Ok(out)
+    }
+
+    /// As [`Model::attention_args`].
+    pub(super) fn mlp_args(
+        &self,
+        weights: &BlockWeights,
+        (x, pending, out): (&Tensor, &Tensor, &Tensor),
+    ) -> MlpBlockArgs {
+        MlpBlockArgs {
+            x: x.clone(),
+            pending: Some(pending.clone()),
+            norm: self.norm_of(&weights.ffn_norm),
+            gate: weights.gate.clone(),
+            up: weights.up.clone(),
+            down: weights.down.clone(),
+            precision: self.options.precision,
+            out: out.clone(),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod model;
 mod next;
 mod step;
 mod weights;
+mod whole_step;
 
 pub use model::{Logits, Model, ModelOptions};
 pub use next::Next;

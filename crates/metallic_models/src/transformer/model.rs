@@ -2,7 +2,7 @@
 
 use metallic::Context;
 use metallic::context::{StepSpec, unique_id};
-use metallic::op::{Embedding, EmbeddingArgs, Linear, LinearArgs, Precision, RmsNorm, RmsNormArgs};
+use metallic::op::{Embedding, Linear, Precision, RmsNorm};
 use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
@@ -31,7 +31,7 @@ pub struct Model {
     pub(super) options: ModelOptions,
     /// Names the weights in recorded steps.
     id: u64,
-    weights: Weights,
+    pub(super) weights: Weights,
     rotations: Rotations,
 }
 
@@ -107,7 +107,8 @@ impl Model {
             return Err(Error::BadToken { id, vocab: self.config.vocab });
         }
         cache.reserve(ctx, batch.len())?;
-        if batch.len() == 1 && ctx.records_steps() && !matches!(logits, Logits::Each(_)) {
+        let whole = ctx.registry().whole_steps_for(batch.tokens.len());
+        if batch.len() == 1 && (ctx.records_steps() || whole) {
             return self.step(ctx, cache, batch, logits);
         }
         let step = Step::new(ctx, batch, cache, &self.rotations)?;
@@ -166,7 +167,11 @@ impl Model {
             kv_len: step.kv_len,
             logits: with_logits,
         };
+        let whole = with_logits && ctx.registry().whole_steps_for(step.rows());
         ctx.step(spec, &mut || -> Result<()> {
+            if whole && self.whole_step(ctx, cache, &step, &feeds.logits)? {
+                return Ok(());
+            }
             let (x, pending) = self.blocks(ctx, cache, &step)?;
             match with_logits {
                 true => self.head(ctx, &x, pending.as_ref(), &feeds.logits),
@@ -181,7 +186,13 @@ impl Model {
                     out.push(Next::read(ctx, &feeds.logits.narrow(0, row, 1)?, best)?);
                 }
             }
-            Logits::None | Logits::Each(_) => {}
+            Logits::Each(each) => {
+                let values = ctx.download_f32(&feeds.logits)?;
+                for (row, values) in values.chunks_exact(vocab).enumerate() {
+                    each(row, values)?;
+                }
+            }
+            Logits::None => {}
         }
         cache.advance(1);
         Ok(())
@@ -195,11 +206,7 @@ impl Model {
         step: &Step,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let x = ctx.empty(DType::F32, [step.rows(), self.config.hidden])?;
-        ctx.run::<Embedding>(&EmbeddingArgs {
-            ids: step.ids.clone(),
-            table: self.weights.token_embd.clone(),
-            out: x.clone(),
-        })?;
+        ctx.run::<Embedding>(&self.embedding_args(step, &x))?;
         let mut pending = None;
         for (weights, layer) in self.weights.blocks.iter().zip(cache.layers()) {
             pending = Some(self.block(ctx, weights, layer, step, (&x, pending))?);
@@ -231,20 +238,8 @@ impl Model {
         out: &Tensor,
     ) -> Result<()> {
         let normed = ctx.empty(DType::F32, x.shape())?;
-        ctx.run::<RmsNorm>(&RmsNormArgs {
-            x: x.clone(),
-            residual: pending.cloned(),
-            weight: self.weights.output_norm.clone(),
-            eps: self.config.rms_eps,
-            out: normed.clone(),
-        })?;
-        ctx.run::<Linear>(&LinearArgs {
-            x: normed,
-            weight: self.weights.output.clone(),
-            bias: None,
-            precision: self.options.precision,
-            out: out.clone(),
-        })?;
+        ctx.run::<RmsNorm>(&self.last_norm(x, pending, &normed))?;
+        ctx.run::<Linear>(&self.output(&normed, out))?;
         Ok(())
     }
 }

@@ -1,13 +1,15 @@
 //! Graphs on a GPU. Two engines run them: `fused`, an executor over kernels of our own, and `cudnn`, one
-//! over cuDNN's plans.
+//! over cuDNN's plans. A whole decode step is a kernel of its own, `persistent`.
 
 mod cudnn;
 mod executor;
+mod persistent;
 mod preference;
 mod sdpa;
 mod segment;
 
 pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
+pub(crate) use persistent::PersistentStep;
 pub(crate) use preference::{ENGINES, guess};
 pub(crate) use segment::{FewRows, HalfSize};

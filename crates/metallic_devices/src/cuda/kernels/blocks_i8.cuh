@@ -40,44 +40,48 @@ struct Rounded {
         return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, meta<M>()[m * groups + group]};
     }
 
+    // Rounds four neighbours of row m, number `quad` of them. Eight lanes share a group, and all lanes
+    // of a warp call it.
+    template <int M> __device__ __forceinline__ void put(u32 m, u32 quad, float4 four, bool there) const {
+        const float v[4] = {four.x, four.y, four.z, four.w};
+        float most = 0, strange = 0;
+#pragma unroll
+        for (int e = 0; e < 4; e++) most = fmaxf(most, fabsf(v[e])), strange += v[e] * 0.0f;
+#pragma unroll
+        for (int lanes = 1; lanes < 8; lanes *= 2) {
+            most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, lanes));
+            // What is no number shows in every product.
+            strange += __shfl_xor_sync(FULL_MASK, strange, lanes);
+        }
+        const float d = most / 127.0f, inverse = most == 0.0f ? 0.0f : 127.0f / most;
+        u32 word = 0;
+        i32 half = 0;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const i32 code = __float2int_rn(v[e] * inverse);
+            half += code;
+            word |= (u32)(code & 255) << (8 * e);
+        }
+        half += __shfl_xor_sync(FULL_MASK, half, 1);
+        half += __shfl_xor_sync(FULL_MASK, half, 2);
+        const i32 other = __shfl_xor_sync(FULL_MASK, half, 4);
+        if (!there) return;
+        const u32 group = quad / 8, place = quad % 8;
+        ((u32 *)(codes + (2 * m + place / 4) * groups + group))[place % 4] = word;
+        if (place == 0)
+            meta<M>()[m * groups + group] = make_float4(
+                d + strange, d * (float)half + strange, d * (float)other + strange, 0);
+    }
+
     // Rounds M rows at x, of which the first `rows` are there; all LANES threads of the block
-    // call it. Eight lanes
-    // share a group.
+    // call it.
     template <int M, int LANES> __device__ __forceinline__ void round(const float *x, u32 rows) const {
         const u32 quads = groups * 8, all = M * quads;
         for (u32 first = 0; first < all; first += LANES) {
             const u32 i = first + threadIdx.x;
             const bool there = i < all;
             const u32 m = there ? i / quads : 0, quad = there ? i % quads : 0;
-            const float4 four = ((const float4 *)x)[(m < rows ? m : 0) * quads + quad];
-            const float v[4] = {four.x, four.y, four.z, four.w};
-            float most = 0, strange = 0;
-#pragma unroll
-            for (int e = 0; e < 4; e++) most = fmaxf(most, fabsf(v[e])), strange += v[e] * 0.0f;
-#pragma unroll
-            for (int lanes = 1; lanes < 8; lanes *= 2) {
-                most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, lanes));
-                // What is no number shows in every product.
-                strange += __shfl_xor_sync(FULL_MASK, strange, lanes);
-            }
-            const float d = most / 127.0f, inverse = most == 0.0f ? 0.0f : 127.0f / most;
-            u32 word = 0;
-            i32 half = 0;
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const i32 code = __float2int_rn(v[e] * inverse);
-                half += code;
-                word |= (u32)(code & 255) << (8 * e);
-            }
-            half += __shfl_xor_sync(FULL_MASK, half, 1);
-            half += __shfl_xor_sync(FULL_MASK, half, 2);
-            const i32 other = __shfl_xor_sync(FULL_MASK, half, 4);
-            if (!there) continue;
-            const u32 group = quad / 8, place = quad % 8;
-            ((u32 *)(codes + (2 * m + place / 4) * groups + group))[place % 4] = word;
-            if (place == 0)
-                meta<M>()[m * groups + group] = make_float4(
-                    d + strange, d * (float)half + strange, d * (float)other + strange, 0);
+            put<M>(m, quad, ((const float4 *)x)[(m < rows ? m : 0) * quads + quad], there);
         }
     }
 };

@@ -1,0 +1,288 @@
+// variant: any
+// variant: -DWEIGHTS=0x2 -DTABLE=1 -DKV=1 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x2 -DTABLE=1 -DKV=1 -DHEAD_DIM=128
+// variant: -DWEIGHTS=0x4 -DTABLE=2 -DKV=1 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x1 -DTABLE=0 -DKV=0 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x20 -DTABLE=5 -DKV=1 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x40 -DTABLE=6 -DKV=1 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x5120 -DTABLE=5 -DKV=1 -DHEAD_DIM=64
+// variant: -DWEIGHTS=0x5000 -DTABLE=14 -DKV=1 -DHEAD_DIM=128
+// arch: sm_90a
+// A decode step of one sequence as one kernel: the embedding's row, all layers, the logits.
+//
+// WEIGHTS has a bit for every type of the weights, TABLE is the embedding's type, KV the caches'.
+// Grid: at most one block a multiprocessor, all of them resident at once.
+#include "persistent_attention.cuh"
+#include "persistent_products.cuh"
+
+// What a block keeps in shared memory beside its rings.
+struct Room {
+    float *stream;  // [hidden], the residual stream
+    u8 *input;      // of the products, plain or rounded
+    float *sums;    // [chunks][rows]
+};
+
+// What the thread that finishes a unit needs beside the sums, asked for ahead.
+struct Ahead {
+    float bias[2], cos, sin;
+};
+
+#define NORM_AHEAD 2
+
+struct Decoder {
+    const Step &p;
+    const Layer *layers;
+    Room room;
+    // Sums of squares by warp, of this phase and the last.
+    float (*squares)[WARPS];
+    u32 *published;
+    u32 position, live;
+
+    __device__ __forceinline__ float bias_of(const Matrix &matrix, u32 row) const {
+        return matrix.bias ? __ldg(matrix.bias + row) : 0.0f;
+    }
+
+    // The input of a phase: the stream, with what is published at `pending` added, times `norm`. Sums are
+    // scaled later, as products are linear.
+    __device__ __forceinline__ void take_stream(u32 phase, const u32 *pending, const float *norm, bool quantised) {
+        const u32 quads = p.hidden / 4;
+        float4 ahead[NORM_AHEAD];
+#pragma unroll
+        for (u32 a = 0; a < NORM_AHEAD; a++) {
+            const u32 i = a * THREADS + threadIdx.x;
+            if (i < quads) ahead[a] = __ldg((const float4 *)norm + i);
+        }
+        float sum = 0;
+#pragma unroll
+        for (u32 a = 0; a < NORM_AHEAD; a++) add_to_stream(a * THREADS, pending, ahead[a], quantised, sum);
+        for (u32 first = NORM_AHEAD * THREADS; first < quads; first += THREADS) {
+            const u32 i = first + threadIdx.x;
+            const float4 weight = i < quads ? __ldg((const float4 *)norm + i) : make_float4(0, 0, 0, 0);
+            add_to_stream(first, pending, weight, quantised, sum);
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x % WARP == 0) squares[phase % 2][threadIdx.x / WARP] = sum;
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void add_to_stream(
+        u32 first, const u32 *pending, float4 norm, bool quantised, float &sum) {
+        const u32 i = first + threadIdx.x, quads = p.hidden / 4;
+        if (first + threadIdx.x / WARP * WARP >= quads) return;
+        const bool there = i < quads;
+        float4 x = make_float4(0, 0, 0, 0);
+        if (there) {
+            x = ((float4 *)room.stream)[i];
+            if (pending) {
+                const float4 more = await4(p, pending + 4 * i, look4(pending + 4 * i));
+                x.x += more.x, x.y += more.y, x.z += more.z, x.w += more.w;
+                ((float4 *)room.stream)[i] = x;
+            }
+            sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+            x.x *= norm.x, x.y *= norm.y, x.z *= norm.z, x.w *= norm.w;
+        }
+        put_input(room.input, p.hidden, quantised, i, x, there);
+    }
+
+    __device__ __forceinline__ float scale_of(u32 phase) const {
+        float sum = 0;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) sum += squares[phase % 2][warp];
+        return 1.0f / sqrtf(sum / (float)p.hidden + p.eps);
+    }
+
+    // What attention gives, as the input of the output projection.
+    __device__ __forceinline__ void take_attended(const u32 *words, bool quantised) {
+        const u32 quads = p.q_heads * HEAD_DIM / 4;
+        for (u32 first = 0; first + threadIdx.x / WARP * WARP < quads; first += THREADS) {
+            const u32 i = first + threadIdx.x;
+            const bool there = i < quads;
+            const float4 x = there ? attended4(p, words, i) : make_float4(0, 0, 0, 0);
+            put_input(room.input, p.q_heads * HEAD_DIM, quantised, i, x, there);
+        }
+        __syncthreads();
+    }
+
+    // Published words as an input: `count` from `words` on.
+    __device__ __forceinline__ void take_words(const u32 *words, u32 count, bool quantised) {
+        const int ahead = 4;
+        const u32 quads = count / 4;
+        for (u32 first = 0; first + threadIdx.x / WARP * WARP < quads; first += ahead * THREADS) {
+            uint4 seen[ahead];
+#pragma unroll
+            for (int a = 0; a < ahead; a++) {
+                const u32 i = first + a * THREADS + threadIdx.x;
+                if (i < quads) seen[a] = look4(words + 4 * i);
+            }
+#pragma unroll
+            for (int a = 0; a < ahead; a++) {
+                const u32 i = first + a * THREADS + threadIdx.x;
+                if (first + a * THREADS + threadIdx.x / WARP * WARP >= quads) continue;
+                const bool there = i < quads;
+                const float4 x = there ? await4(p, words + 4 * i, seen[a]) : make_float4(0, 0, 0, 0);
+                put_input(room.input, count, quantised, i, x, there);
+            }
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ Ahead ask(const Layer &layer, const Work &work, u32 i) const {
+        Ahead ahead = {};
+        if (i >= work.units) return ahead;
+        const u32 unit = work.first + i;
+        u32 rows[2];
+        const u32 which = row_of_pair(p, unit, 0, rows[0]);
+        row_of_pair(p, unit, 1, rows[1]);
+        ahead.bias[0] = bias_of(layer.matrices[which], rows[0]);
+        ahead.bias[1] = bias_of(layer.matrices[which], rows[1]);
+        if (which == V) return ahead;
+        const u32 turn = unit % (HEAD_DIM / 2);
+        ahead.cos = __ldg(p.cos + turn), ahead.sin = __ldg(p.sin + turn);
+        return ahead;
+    }
+
+    // Queries, keys and values: turned, published, and stored.
+    __device__ __forceinline__ void finish_qkv(const Layer &layer, const Work &work, u32 phase, const Ahead &ahead, u32 *words) {
+        const float scale = scale_of(phase);
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
+            const Ahead own = i < THREADS ? ahead : ask(layer, work, i);
+            u32 rows[2];
+            const u32 which = row_of_pair(p, work.first + i, 0, rows[0]);
+            row_of_pair(p, work.first + i, 1, rows[1]);
+            float a = total(work, room.sums, 2 * i) * scale + own.bias[0];
+            float b = total(work, room.sums, 2 * i + 1) * scale + own.bias[1];
+            if (which != V) {
+                const float turned = a * own.cos - b * own.sin;
+                b = a * own.sin + b * own.cos, a = turned;
+            }
+            u32 at = which == Q ? 0 : (p.q_heads + (which == K ? 0 : p.kv_heads)) * HEAD_DIM;
+            if (which != Q) {
+                a = as_stored(a), b = as_stored(b);
+                const Cache &cache = layer.caches[which - K];
+                char *row = cache.start + rows[0] / HEAD_DIM * cache.head_stride + position * cache.row_stride;
+                if (position < p.kv_len) {
+                    store(row, rows[0] % HEAD_DIM, a);
+                    store(row, rows[1] % HEAD_DIM, b);
+                }
+            }
+            publish(words + at + rows[0], a), publish(words + at + rows[1], b);
+        }
+    }
+
+    // Rows of a projection or of the output matrix.
+    __device__ __forceinline__ void finish_rows(const Work &work, const Matrix &matrix, u32 *words) {
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS)
+            publish(words + work.first + i, total(work, room.sums, i) + bias_of(matrix, work.first + i));
+    }
+
+    __device__ __forceinline__ void finish_gated(const Layer &layer, const Work &work, u32 phase, u32 *words) {
+        const float scale = scale_of(phase);
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
+            const u32 row = work.first + i;
+            const float gate = total(work, room.sums, 2 * i) * scale + bias_of(layer.matrices[GATE], row);
+            const float up = total(work, room.sums, 2 * i + 1) * scale + bias_of(layer.matrices[UP], row);
+            publish(words + row, gate / (1.0f + expf(-gate)) * up);
+        }
+    }
+
+    __device__ __forceinline__ void finish_logits(const Matrix &matrix, const Work &work, float scale) {
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS)
+            p.logits[work.first + i] = total(work, room.sums, i) * scale + bias_of(matrix, work.first + i);
+    }
+
+    // Published words of the layer of a phase.
+    __device__ __forceinline__ u32 *words_of(u32 phase) const {
+        return published + phase / LAYER_PHASES * p.layer_words;
+    }
+
+    // Waits for the input of a phase, and gives the type of its weights.
+    __device__ __forceinline__ u32 take_input(u32 phase, const Work &work, Ahead &ahead) {
+        const Layer &layer = layers[layer_of(p, phase)];
+        const u32 *words = words_of(phase);
+        const Places places(p);
+        const u32 dtype = layer.matrices[work.kind == HEAD ? 0 : work.kind].dtype;
+        const bool quantised = is_quantised(dtype);
+        if (work.kind == O) {
+            take_attended(words, quantised);
+        } else if (work.kind == DOWN) {
+            take_words(words + places.gated, p.ffn, quantised);
+        } else if (phase <= LAYER_PHASES * p.layer_count) {
+            // The first part of the output matrix takes it for all.
+            if (work.kind == Q) ahead = ask(layer, work, threadIdx.x);
+            const u32 *pending = work.kind == GATE ? words + places.projected
+                                 : phase > 0       ? words - p.layer_words + places.down
+                                                   : nullptr;
+            take_stream(phase, pending, layer.norms[work.kind == GATE], quantised);
+        }
+        return dtype;
+    }
+
+    // Publishes what a phase gives; logits go where they belong.
+    __device__ __forceinline__ void finish(u32 phase, const Work &work, const Ahead &ahead) {
+        const Layer &layer = layers[layer_of(p, phase)];
+        u32 *words = words_of(phase);
+        const Places places(p);
+        if (work.kind == Q) finish_qkv(layer, work, phase, ahead, words + places.qkv);
+        if (work.kind == O) finish_rows(work, layer.matrices[O], words + places.projected);
+        if (work.kind == GATE) finish_gated(layer, work, phase, words + places.gated);
+        if (work.kind == DOWN) finish_rows(work, layer.matrices[DOWN], words + places.down);
+        if (work.kind == HEAD) {
+            finish_logits(layer.matrices[0], work, scale_of(LAYER_PHASES * p.layer_count));
+            // The next part's sums go to the same place.
+            __syncthreads();
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __grid_constant__ Step p) {
+    extern __shared__ __align__(128) u8 shared[];
+    __shared__ float squares[2][WARPS];
+    __shared__ __align__(16) float parts[WARPS * (HEAD_DIM + 4)];
+    const u32 epoch = *p.epoch;
+    const u32 set = p.layer_count * p.layer_words;
+    u32 *published = p.published + (epoch % 2) * set, *next = p.published + (1 - epoch % 2) * set;
+
+    // The table of layers, from here on in shared memory.
+    __shared__ Works works;
+    const u32 words = (p.layer_count + 1) * (u32)(sizeof(Layer) / 16);
+    for (u32 i = threadIdx.x; i < words; i += THREADS) ((uint4 *)shared)[i] = ((const uint4 *)p.layers)[i];
+    if (threadIdx.x == 0) works.fill(p);
+    __syncthreads();
+    const Layer *layers = (const Layer *)shared;
+    Ring ring(p, layers, works, shared + p.ring_at);
+
+    u32 first, mine;
+    share(set / 4, first, mine);
+    for (u32 i = threadIdx.x; i < mine; i += THREADS)
+        ((uint4 *)next)[first + i] = make_uint4(NOTHING, NOTHING, NOTHING, NOTHING);
+
+    const Room room = {(float *)(shared + p.stream_at), shared + p.input_at, (float *)(shared + p.sums_at)};
+    const i32 id = *p.ids, start = *p.starts, live = *p.kv_lens;
+    const bool known = id >= 0 && id < (i32)p.table.rows, fits = start >= 0 && start < (i32)p.kv_len;
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        if (!known) report(p.fault, FAULT_TOKEN, id, (i32)p.table.rows);
+        else if (!fits) report(p.fault, FAULT_POSITION, start, (i32)p.kv_len);
+    }
+    const u8 *row = (const u8 *)p.table.start + (u64)(known ? id : 0) * p.table.row_bytes;
+    for (u32 e = 8 * threadIdx.x; e < p.hidden; e += 8 * THREADS) {
+        float values[8];
+        stored8(TABLE, row, e, p.hidden, values);
+        for (int i = 0; i < 8; i++)
+            if (e + i < p.hidden) room.stream[e + i] = values[i];
+    }
+    __syncthreads();
+
+    const u32 bound = live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len;
+    Decoder decoder = {p, layers, room, squares, published, fits ? (u32)start : p.kv_len, bound};
+    const u32 end = ring.phases;
+    for (u32 phase = 0; phase < end; phase++) {
+        const Work &work = works.of(p, phase);
+        Ahead ahead = {};
+        const u32 dtype = decoder.take_input(phase, work, ahead);
+        multiply(ring, work, dtype, room.input, room.sums);
+        __syncthreads();
+        decoder.finish(phase, work, ahead);
+        if (work.kind == Q) attend(p, layers[phase / LAYER_PHASES], decoder.words_of(phase), decoder.position, bound, parts);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) *p.epoch = epoch + 1;
+}
