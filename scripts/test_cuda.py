@@ -227,6 +227,27 @@ def main():
 
         return run
 
+    def whole_step(kind, bound, source=text):
+        def run():
+            events = os.path.join(folder, "steps.jsonl")
+            words = ["perplexity", "-f", source, "-c", "2048", "--random-weights", shape, "--weights-type", kind, *on]
+            words += ["--batch-size", "1", "--ubatch-size", "1"]
+            want = bench.json(*words, "--segments", "off")["nll"]
+            got = bench.json(*words, "--segments", "step", "--metrics", events)["nll"]
+            with open(events, encoding="utf-8") as file:
+                records = [json.loads(line) for line in file]
+            ran = {
+                (r["backend"], r["variant"])
+                for r in records
+                if r["event"] == "KernelBackendSelected" and r["op"] == "decoder_step"
+            }
+            assert ran == {("graph", "persistent")}, f"not one kernel: {ran}"
+            worst = max(abs(a - b) for a, b in zip(want, got))
+            assert len(want) == len(got) and worst <= bound, f"{worst:.2e}, allowed {bound:.0e}"
+            return f"{len(want)} tokens, largest difference {worst:.1e}"
+
+        return run
+
     def sanitizer(tool, words):
         def run():
             path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -272,6 +293,20 @@ def main():
     for kind, bound in [("f16", 1e-3), ("q8_0", 0.1), ("q4_0", 0.1), ("q5_0", 0.1), ("q4_k", 0.1), ("q6_k", 0.1)]:
         for rows in [1, 3, 8]:
             bench.step(f"fused halves against op by op, {kind}, {rows} rows", halves(kind, rows, bound))
+    if "sm_90" in gpus[0]["description"]:
+        # Bounds as above; the kernel waits with an end, so that a mistake is an error and no hang.
+        for kind, bound in [("f32", 1e-3), ("f16", 1e-3), ("bf16", 1e-3), ("q8_0", 0.1), ("q4_0", 0.1)] + [
+            (kind, 0.1) for kind in ("q5_0", "q4_k", "q6_k")
+        ]:
+            bench.step(f"a step as one kernel against op by op, {kind}", whole_step(kind, bound))
+        # Views of keys are 1024 positions, then 2048.
+        long = os.path.join(folder, "long.txt")
+        with open(long, "w", encoding="utf-8") as file:
+            file.write(TEXT * 60)
+        bench.step("a step as one kernel past 1024 positions", whole_step("f16", 1e-3, long))
+        step_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos", "--segments", "step"]
+        for tool in ["memcheck", "racecheck"]:
+            bench.step(f"{tool}, one kernel a step", sanitizer(tool, step_run))
     bench.step("steps are replayed", replayed)
     text_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos"]
     bench.step("memcheck, replayed steps", sanitizer("memcheck", text_run))

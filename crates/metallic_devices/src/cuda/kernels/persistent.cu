@@ -36,7 +36,7 @@ struct Decoder {
     // Sums of squares by warp, of this phase and the last.
     float (*squares)[WARPS];
     u32 *published;
-    u32 position, live;
+    u32 position;  // of this step, or past the caches
 
     __device__ __forceinline__ float bias_of(const Matrix &matrix, u32 row) const {
         return matrix.bias ? __ldg(matrix.bias + row) : 0.0f;
@@ -142,7 +142,8 @@ struct Decoder {
     }
 
     // Queries, keys and values: turned, published, and stored.
-    __device__ __forceinline__ void finish_qkv(const Layer &layer, const Work &work, u32 phase, const Ahead &ahead, u32 *words) {
+    __device__ __forceinline__ void finish_qkv(
+        const Layer &layer, const Work &work, u32 phase, const Ahead &ahead, u32 *words) {
         const float scale = scale_of(phase);
         for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
             const Ahead own = i < THREADS ? ahead : ask(layer, work, i);
@@ -273,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
     __syncthreads();
 
     const u32 bound = live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len;
-    Decoder decoder = {p, layers, room, squares, published, fits ? (u32)start : p.kv_len, bound};
+    Decoder decoder = {p, layers, room, squares, published, fits ? (u32)start : p.kv_len};
     const u32 end = ring.phases;
     for (u32 phase = 0; phase < end; phase++) {
         const Work &work = works.of(p, phase);
@@ -282,7 +283,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
         multiply(ring, work, dtype, room.input, room.sums);
         __syncthreads();
         decoder.finish(phase, work, ahead);
-        if (work.kind == Q) attend(p, layers[phase / LAYER_PHASES], decoder.words_of(phase), decoder.position, bound, parts);
+        if (work.kind == Q)
+            attend(p, layers[layer_of(p, phase)], decoder.words_of(phase), decoder.position, bound, parts);
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) *p.epoch = epoch + 1;
 }
