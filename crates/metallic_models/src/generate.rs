@@ -109,6 +109,16 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// As [`Generator::feed`], of the likeliest token alone where the device can tell: what a greedy
+    /// step reads back.
+    ///
+    /// # Errors
+    /// As [`Generator::feed`].
+    pub fn feed_greedy(&mut self, tokens: &[u32]) -> Result<Next> {
+        let next = self.feed_while(tokens, Some(1), &mut || ControlFlow::Continue(()))?;
+        next.ok_or(Error::EmptyPrompt)
+    }
+
     /// As [`Generator::feed`], of the `best` likeliest tokens alone where they are asked for and
     /// the device can tell, asking before each chunk whether to go on; `None` when not.
     fn feed_while(

@@ -317,19 +317,28 @@ fn what_holds_for_attention_holds_for_attention_within_a_segment() {
     assert_eq!(policies.required("mlp_block"), None);
 }
 
+fn segments_are_steps(ctx: &metallic::Context) -> bool {
+    ctx.registry().policies().segments.segments == Segments::Step
+}
+
 #[test]
 fn segments_run_where_asked_for_or_preferred() {
     let mut ctx = null_context(NullOptions::default());
     assert_eq!(ctx.registry().segments(), (false, "auto: null:0 runs blocks op by op".to_owned()));
     ctx.registry_mut().prefer_segments("one launch a block");
     assert_eq!(ctx.registry().segments(), (true, "auto: one launch a block".to_owned()));
-    for (segments, on) in [(Segments::Off, false), (Segments::On, true)] {
+    assert!(!ctx.registry().whole_steps_for(1));
+    for (segments, on) in [(Segments::Off, false), (Segments::On, true), (Segments::Step, true)] {
         let source = PolicySource::Flag("--segments");
         let segments = SegmentsChoice { segments, source };
         ctx.registry_mut().set_policies(Policies { segments, ..Policies::default() });
         assert_eq!(ctx.registry().segments().0, on);
+        assert_eq!(ctx.registry().whole_steps_for(1), segments_are_steps(&ctx));
     }
-    assert_eq!(ctx.registry().segments().1, "on by --segments");
+    assert_eq!(ctx.registry().segments().1, "step by --segments");
+    assert!(!ctx.registry().whole_steps_for(2));
+    // The halves of a block are as `auto` has them.
+    assert!(ctx.registry().segments_for(8));
 }
 
 #[test]

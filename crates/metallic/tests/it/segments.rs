@@ -3,9 +3,12 @@
 use expect_test::{Expect, expect};
 use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel};
 use metallic::graph::{Axis, Dim, Feed, GraphKernel, Node};
-use metallic::op::{Band, Mask, Op, OpSpec, Precision, RopePairing};
+use metallic::op::{
+    Band, EmbeddingArgs, LinearArgs, Mask, Op, OpSpec, Precision, RmsNormArgs, RopePairing,
+};
 use metallic::segment::{
-    AttentionBlock, AttentionBlockArgs, MlpBlock, MlpBlockArgs, Norm, Projection, QkNorm, Rotation,
+    AttentionBlock, AttentionBlockArgs, DecoderLayer, DecoderStep, DecoderStepArgs, MlpBlock,
+    MlpBlockArgs, Norm, Projection, QkNorm, Rotation,
 };
 use metallic::tensor::{DType, Tensor};
 use metallic::{Context, Error};
@@ -75,6 +78,73 @@ impl Zeros {
             out: self.f32(&[rows, 64]),
         }
     }
+
+    /// A step of two sequences through two layers, over a vocabulary of 100.
+    fn step(&self) -> DecoderStepArgs {
+        let (x, attended, fed, normed) =
+            (self.f32(&[2, 64]), self.f32(&[2, 64]), self.f32(&[2, 64]), self.f32(&[2, 64]));
+        let by_sequence = |tensor: &Tensor| tensor.reshape([2, 1, 64]).unwrap();
+        let layer = |pending: Option<&Tensor>| DecoderLayer {
+            attention: AttentionBlockArgs {
+                x: by_sequence(&x),
+                pending: pending.map(by_sequence),
+                out: by_sequence(&attended),
+                ..self.attention(1, false)
+            },
+            mlp: MlpBlockArgs {
+                x: x.clone(),
+                pending: Some(attended.clone()),
+                out: fed.clone(),
+                ..self.mlp(2)
+            },
+        };
+        DecoderStepArgs {
+            layers: vec![layer(None), layer(Some(&fed))],
+            embedding: EmbeddingArgs {
+                ids: self.i32(2),
+                table: self.f32(&[100, 64]),
+                out: x.clone(),
+            },
+            norm: RmsNormArgs {
+                x,
+                residual: Some(fed),
+                weight: self.f32(&[64]),
+                eps: 1e-6,
+                out: normed.clone(),
+            },
+            output: LinearArgs {
+                x: normed,
+                weight: self.f32(&[100, 64]),
+                bias: None,
+                precision: Precision::Quantized,
+                out: self.f32(&[2, 100]),
+            },
+        }
+    }
+}
+
+#[test]
+fn a_step_is_its_parts_chained() {
+    let zeros = Zeros::new();
+    let args = zeros.step();
+    let spec = DecoderStep::check(&args).unwrap();
+    assert_eq!((spec.layers.len(), spec.output.out_features), (2, 100));
+    assert!(spec.to_string().contains("layers=2 first(norm("), "{spec}");
+    assert_eq!(spec.layers[0].0, AttentionBlock::check(&args.layers[0].attention).unwrap());
+    let refused = |change: &dyn Fn(&mut DecoderStepArgs), what: &str| {
+        let mut args = args.clone();
+        change(&mut args);
+        let error = DecoderStep::check(&args).unwrap_err().to_string();
+        assert!(error.starts_with("decoder_step: ") && error.contains(what), "{error}");
+    };
+    refused(&|args| args.layers.clear(), "at least one");
+    refused(&|args| args.layers[1].attention.pending = None, "attention pending");
+    refused(&|args| args.layers[0].attention.pending = Some(zeros.f32(&[2, 1, 64])), "the first");
+    refused(&|args| args.layers[1].mlp.x = zeros.f32(&[2, 64]), "mlp x");
+    refused(&|args| args.layers[0].mlp.pending = None, "mlp pending");
+    refused(&|args| args.norm.residual = None, "norm residual");
+    refused(&|args| args.output.x = zeros.f32(&[2, 64]), "output x");
+    refused(&|args| args.norm.weight = zeros.f32(&[63]), "last norm");
 }
 
 /// The printed graph of a call; its feeds fit the inputs, and its inputs the signature.

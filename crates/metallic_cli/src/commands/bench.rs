@@ -1,6 +1,7 @@
 //! `metallic bench`: prompt and generation speed of a model, in llama-bench's words.
 //!
-//! Tokenisation and sampling are not measured: tokens are fixed, logits are thrown away.
+//! Tokens are fixed. Each step reads back what `run --temp 0` does, the likeliest token where the device
+//! can pick it; tokenisation is not measured.
 
 mod table;
 
@@ -118,10 +119,10 @@ fn measure(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test) -> Resu
         }
         let start = Instant::now();
         if test.n_prompt > 0 {
-            generator.feed(&prompt)?;
+            generator.feed_greedy(&prompt)?;
         } else {
             for &token in &prompt {
-                generator.feed(&[token])?;
+                generator.feed_greedy(&[token])?;
             }
         }
         Ok(start.elapsed().as_nanos() as f64)

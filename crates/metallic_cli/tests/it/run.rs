@@ -72,7 +72,7 @@ fn segments_are_asked_for_shown_and_follow_the_attention_backend() {
     let auto = metallic(&["run", "-p", "a", "-n", "1", "--json"]).ok().json();
     assert_eq!(auto["segments"]["on"], true);
     assert!(auto["segments"]["reason"].as_str().unwrap().starts_with("auto: "));
-    metallic(&["run", "-p", "a", "--segments", "yes"]).fails(2, &["auto, on, off"]);
+    metallic(&["run", "-p", "a", "--segments", "yes"]).fails(2, &["auto, on, off, step"]);
 }
 
 #[test]

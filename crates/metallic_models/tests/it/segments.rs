@@ -90,3 +90,18 @@ fn what_was_said_of_attention_holds_within_a_segment() {
     model.forward(&ctx, &mut cache, batch, Logits::None).unwrap();
     assert_eq!(ctx.runs("attention_block")[0].selection.backend, Backend::Graph);
 }
+
+#[test]
+fn a_whole_step_that_nothing_runs_is_an_error_and_prompts_go_on() {
+    let ctx = segmented(Backend::Legacy, Segments::Step);
+    let model = Model::load(&ctx, &tiny::model().unwrap(), ModelOptions::default()).unwrap();
+    let mut cache = KvCache::new(&ctx, model.config(), KvCacheOptions::new(512)).unwrap();
+    let mut forward = |tokens: &[u32]| {
+        let mut out = Vec::new();
+        let batch = Batch { tokens, sequences: 1 };
+        model.forward(&ctx, &mut cache, batch, Logits::Last(&mut out))
+    };
+    forward(&[5, 6, 7]).unwrap();
+    let error = forward(&[8]).unwrap_err().to_string();
+    assert!(error.starts_with("decoder_step: "), "{error}");
+}
