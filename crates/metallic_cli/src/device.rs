@@ -55,7 +55,7 @@ pub(crate) fn open_on_terms(
     let policies = policy::resolve(args, &process_env)?;
     let (kind, index) = parse(&args.device)?;
     if args.verbose {
-        policy::describe(&policies);
+        policy::describe(&policies).iter().for_each(|line| note!("{line}"));
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
     if kind != "cpu" && args.threads.is_some() {
