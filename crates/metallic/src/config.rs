@@ -22,6 +22,8 @@ pub const SDPA_ROLLOUT: &str = "METALLIC_SDPA_ROLLOUT";
 pub const GRAPH_ENGINE: &str = "METALLIC_GRAPH_ENGINE";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
+/// The vector instructions that the CPU's kernels may use at most.
+pub const CPU_LEVEL: &str = "METALLIC_CPU_LEVEL";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
 pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 /// Path of the configuration file.
@@ -47,6 +49,14 @@ pub struct FlagPolicies {
 struct File {
     #[serde(default)]
     backend: BackendSection,
+    #[serde(default)]
+    cpu: CpuSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuSection {
+    level: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,10 +94,7 @@ pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
         .map(|value| parse(&value, || FORCE_SDPA_BACKEND.to_owned()))
         .transpose()?;
     let path = file_path(env);
-    let file = match &path {
-        Some((path, named)) => read_file(path, *named)?,
-        None => File::default(),
-    };
+    let file = read_file(path.as_ref())?;
     let path = path.map(|(path, _)| path).unwrap_or_default();
     let from_file = |value: &Option<String>, key: &str| -> Result<Option<PolicyChoice>> {
         let Some(value) = value else { return Ok(None) };
@@ -188,6 +195,32 @@ pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
     }
 }
 
+/// The CPU's level by `--cpu-level`, environment or file, and which of them said so; `None` where
+/// nobody did, or said `auto`.
+///
+/// # Errors
+/// As [`policies`].
+pub fn cpu_level<L: FromStr<Err = Error>>(
+    flag: Option<&str>,
+    env: ReadEnv<'_>,
+) -> Result<Option<(L, String)>> {
+    let (value, setting) = if let Some(value) = flag {
+        (value.to_owned(), "--cpu-level".to_owned())
+    } else if let Some(value) = env(CPU_LEVEL) {
+        (value, CPU_LEVEL.to_owned())
+    } else {
+        let path = file_path(env);
+        let Some(value) = read_file(path.as_ref())?.cpu.level else { return Ok(None) };
+        let path = path.map(|(path, _)| path).unwrap_or_default();
+        (value, format!("cpu.level in {}", path.display()))
+    };
+    if value == "auto" {
+        return Ok(None);
+    }
+    let level = parse(&value, || setting.clone())?;
+    Ok(Some((level, setting)))
+}
+
 fn parse<T: FromStr<Err = Error>>(value: &str, setting: impl FnOnce() -> String) -> Result<T> {
     value.parse().map_err(|error| match error {
         Error::UnknownValue { value, accepted, .. } => {
@@ -208,11 +241,15 @@ fn file_path(env: ReadEnv<'_>) -> Option<(PathBuf, bool)> {
     Some((base.join("metallic/config.toml"), false))
 }
 
-fn read_file(path: &Path, named: bool) -> Result<File> {
+/// The file at [`file_path`]; an empty one where there is none.
+fn read_file(path: Option<&(PathBuf, bool)>) -> Result<File> {
+    let Some((path, named)) = path else { return Ok(File::default()) };
     let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|error| config_error(error.to_string())),
-        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) if !*named && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(File::default())
+        }
         Err(error) => Err(config_error(error.to_string())),
     }
 }
