@@ -23,6 +23,8 @@ pub const SDPA_ROLLOUT: &str = "METALLIC_SDPA_ROLLOUT";
 pub const GRAPH_ENGINE: &str = "METALLIC_GRAPH_ENGINE";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
+/// The vector instructions that the CPU's kernels may use at most.
+pub const CPU_LEVEL: &str = "METALLIC_CPU_LEVEL";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
 pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 /// Path of the configuration file.
@@ -48,6 +50,14 @@ pub struct FlagPolicies {
 struct File {
     #[serde(default)]
     backend: BackendSection,
+    #[serde(default)]
+    cpu: CpuSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuSection {
+    level: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,10 +130,8 @@ pub fn process_env(name: &str) -> Option<String> {
 /// file that was named but cannot be read, or has unknown keys.
 pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
     let path = file_path(env);
-    let BackendSection { all, sdpa, segments, sdpa_rollout, graph_engine } = match &path {
-        Some((path, named)) => read_file(path, *named)?.backend,
-        None => BackendSection::default(),
-    };
+    let BackendSection { all, sdpa, segments, sdpa_rollout, graph_engine } =
+        read_file(path.as_ref())?.backend;
     let path = &path.map(|(path, _)| path).unwrap_or_default();
     // All of it is read, also what a flag overrules, so that a slip shows at once.
     let file_all = from_file(all.as_ref(), "backend.all", path)?;
@@ -202,6 +210,32 @@ pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
     }
 }
 
+/// The CPU's level by `--cpu-level`, environment or file, and which of them said so; `None` where
+/// nobody did, or said `auto`.
+///
+/// # Errors
+/// As [`policies`].
+pub fn cpu_level<L: FromStr<Err = Error>>(
+    flag: Option<&str>,
+    env: ReadEnv<'_>,
+) -> Result<Option<(L, String)>> {
+    let (value, setting) = if let Some(value) = flag {
+        (value.to_owned(), "--cpu-level".to_owned())
+    } else if let Some(value) = env(CPU_LEVEL) {
+        (value, CPU_LEVEL.to_owned())
+    } else {
+        let path = file_path(env);
+        let Some(value) = read_file(path.as_ref())?.cpu.level else { return Ok(None) };
+        let path = path.map(|(path, _)| path).unwrap_or_default();
+        (value, format!("cpu.level in {}", path.display()))
+    };
+    if value == "auto" {
+        return Ok(None);
+    }
+    let level = parse(&value, || setting.clone())?;
+    Ok(Some((level, setting)))
+}
+
 fn parse<T: FromStr<Err = Error>>(value: &str, setting: impl FnOnce() -> String) -> Result<T> {
     value.parse().map_err(|error| match error {
         Error::UnknownValue { value, accepted, .. } => {
@@ -222,11 +256,15 @@ fn file_path(env: ReadEnv<'_>) -> Option<(PathBuf, bool)> {
     Some((base.join("metallic/config.toml"), false))
 }
 
-fn read_file(path: &Path, named: bool) -> Result<File> {
+/// The file at [`file_path`]; an empty one where there is none.
+fn read_file(path: Option<&(PathBuf, bool)>) -> Result<File> {
+    let Some((path, named)) = path else { return Ok(File::default()) };
     let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|error| config_error(error.to_string())),
-        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) if !*named && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(File::default())
+        }
         Err(error) => Err(config_error(error.to_string())),
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Error {
     NoCacheDir,
     #[error("cannot run a probe in a process of its own: {source}")]
     Child { source: io::Error },
+    #[error("{setting} is {level}, which this machine does not have; it has: {has}")]
+    NoCpuLevel { setting: String, level: &'static str, has: String },
     #[error("limits can be measured on the cpu alone, not on {device}; leave --limits out")]
     NoLimits { device: String },
     #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]

@@ -134,6 +134,9 @@ pub(crate) struct BackendArgs {
     /// Threads [default: all cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<usize>,
+    /// Vector instructions that the cpu may use: auto, or scalar, avx2 and such; see `metallic devices`
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) cpu_level: Option<String>,
     /// How attention runs: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
     pub(crate) sdpa_backend: Option<Policy>,

@@ -4,10 +4,12 @@ use std::io::{self, Write};
 
 use metallic_devices::cpu::limits::Limits;
 use metallic_devices::cpu::pool::ThreadPool;
+use metallic_devices::cpu::simd::Level;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use serde_json::{Value, json};
 
 use crate::args::{BackendArgs, BenchLimitsArgs};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::output::print_json;
 
@@ -22,16 +24,14 @@ pub(super) fn run(args: &BenchLimitsArgs) -> Result<()> {
         None => vec![1, all],
     };
     threads.dedup();
-    let limits: Vec<Limits> = threads.into_iter().map(measure).collect();
+    let options = CpuOptions { level: level(None)?, ..CpuOptions::default() };
+    let limits: Vec<Limits> =
+        threads.into_iter().map(|threads| measure(threads, options.level)).collect();
     if args.json {
         return print_json(&Value::Array(limits.iter().map(to_json).collect()));
     }
     let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "{}",
-        metallic::device::Device::description(&CpuDevice::new(CpuOptions::default()))
-    )?;
+    writeln!(out, "{}", metallic::device::Device::description(&CpuDevice::new(options)))?;
     writeln!(out, "| threads | f32 GFLOP/s | int8 GOP/s | memory read GB/s |")?;
     writeln!(out, "|---:|---:|---:|---:|")?;
     for limits in &limits {
@@ -50,7 +50,8 @@ pub(super) fn of(args: &BackendArgs) -> Result<Limits> {
     if args.device != "cpu" && args.device != "cpu:0" {
         return Err(Error::NoLimits { device: args.device.clone() });
     }
-    Ok(measure(args.threads.unwrap_or(CpuOptions::default().threads)))
+    let threads = args.threads.unwrap_or(CpuOptions::default().threads);
+    Ok(measure(threads, level(args.cpu_level.as_deref())?))
 }
 
 /// As JSON, to be kept beside results.
@@ -63,6 +64,11 @@ pub(super) fn to_json(limits: &Limits) -> Value {
     })
 }
 
-fn measure(threads: usize) -> Limits {
-    Limits::measure(&ThreadPool::new(threads), CpuOptions::default().level)
+/// The level that was asked for, or the machine's.
+fn level(flag: Option<&str>) -> Result<Level> {
+    Ok(device::cpu_level(flag)?.unwrap_or_else(Level::detect))
+}
+
+fn measure(threads: usize, level: Level) -> Limits {
+    Limits::measure(&ThreadPool::new(threads), level)
 }
