@@ -209,6 +209,17 @@ pub fn blocks() -> Vec<BlockCase> {
         cases.push(new(past, len).types([F32, Q8_0], F32).quantized());
         cases.push(new(past, len).and(past / 2).types([Q8_0; 2], F16).quantized());
     }
+    // Prompts in the types that models come in, activations rounded: heads of every kind, more
+    // positions than a tile.
+    for (weights, cache) in
+        [([F16; 2], F16), ([Bf16; 2], Bf16), ([Bf16; 2], F16), ([Q8_0; 2], F16), ([Q8_0, F16], F16)]
+    {
+        let prompt = |past, len| new(past, len).types(weights, cache).quantized();
+        cases.push(prompt(0, 150).shapes((4, 2), 64, 256, 384).first());
+        cases.push(prompt(140, 70).shapes((2, 1), 128, 256, 384));
+        cases.push(prompt(9, 40).and(77).llama().shapes((4, 2), 64, 192, 256));
+        cases.push(prompt(0, 33).and(5).qwen3().pairs(24));
+    }
     // Wider than what a warp of a GPU takes at once, for one row and for several.
     for case in [new(9, 1), new(9, 1).and(30).and(0), new(5, 3).and(0).llama()] {
         let wide = case.shapes((4, 2), 64, 1280, 2304);
