@@ -33,7 +33,7 @@ pub(crate) struct ManyRowsAttention {
 /// `struct Heads` of `many_rows.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Heads {
+pub(super) struct Heads {
     q: u64,
     k: u64,
     v: u64,
@@ -44,18 +44,18 @@ struct Heads {
     k_norm: u64,
     starts: u64,
     fault: u64,
-    numbers: u64,
-    k_cache: View,
-    v_cache: View,
-    rows: u32,
+    pub(super) numbers: u64,
+    pub(super) k_cache: View,
+    pub(super) v_cache: View,
+    pub(super) rows: u32,
     len: u32,
     q_heads: u32,
     kv_heads: u32,
     dim: u32,
     v_dim: u32,
-    pairs: u32,
+    pub(super) pairs: u32,
     interleaved: u32,
-    eps: f32,
+    pub(super) eps: f32,
     unused: u32,
 }
 

@@ -22,14 +22,14 @@ pub(crate) struct ManyRowsMlp(pub(crate) Arc<Gpu>);
 /// `struct Gated` of `many_rows.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Gated {
+pub(super) struct Gated {
     gate: u64,
     up: u64,
     out: u64,
     numbers: u64,
-    fours: u64,
+    pub(super) fours: u64,
     to: u32,
-    again: u32,
+    pub(super) again: u32,
 }
 
 impl KernelInvocable<MlpBlock> for ManyRowsMlp {

@@ -159,3 +159,32 @@ fn aligned(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     let reason = Reason::Missing { feature: "tensors that start between multiples of 16 bytes" };
     Err(Error::Declined { op, kernel: "fused", reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// The numbers are those of the structs of `many_rows.cu`, as a C++ compiler lays them out.
+    #[test]
+    fn parameters_lie_where_the_kernels_look() {
+        assert_eq!(
+            (size_of::<Norm>(), offset_of!(Norm, rows), offset_of!(Norm, again)),
+            (64, 40, 56)
+        );
+        let gated =
+            (size_of::<mlp::Gated>(), offset_of!(mlp::Gated, fours), offset_of!(mlp::Gated, again));
+        assert_eq!(gated, (48, 32, 44));
+        let heads = [
+            size_of::<attention::Heads>(),
+            offset_of!(attention::Heads, numbers),
+            offset_of!(attention::Heads, k_cache),
+            offset_of!(attention::Heads, v_cache),
+            offset_of!(attention::Heads, rows),
+            offset_of!(attention::Heads, pairs),
+            offset_of!(attention::Heads, eps),
+        ];
+        assert_eq!(heads, [256, 80, 88, 152, 216, 240, 248]);
+    }
+}
