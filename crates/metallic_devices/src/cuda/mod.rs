@@ -24,6 +24,7 @@ mod gpu;
 mod graph;
 mod legacy;
 mod libraries;
+pub mod limits;
 mod module;
 mod recording;
 mod sources;
