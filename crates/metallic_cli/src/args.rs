@@ -154,6 +154,9 @@ pub(crate) struct InspectArgs {
     pub(crate) path: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Plan the memory of this device; see `metallic devices`
+    #[arg(long, value_name = "DEVICE", default_value = metallic_devices::KINDS[0])]
+    pub(crate) device: String,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

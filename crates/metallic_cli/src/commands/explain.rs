@@ -65,7 +65,8 @@ fn explain(
         return Err(Error::BenchTooLong { depth, tokens: prompt + 1, context });
     }
     let cache = args.context.cache(context, total);
-    let mut generator = Generator::new(ctx, &loaded.model, cache, args.context.step())?;
+    let mut generator =
+        Generator::new(ctx, &loaded.model, cache, args.context.step(ctx.device().id().kind))?;
     let mut feed = |tokens: usize| {
         let (fed, choices) = ctx.explain(|| generator.feed(&vec![0; tokens]));
         fed.map(|_| choices)
