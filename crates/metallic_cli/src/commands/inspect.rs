@@ -55,7 +55,7 @@ fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
                 "name": tensor.name,
                 "dtype": tensor.dtype.name(),
                 "shape": tensor.shape,
-                "bytes": tensor.bytes.len(),
+                "bytes": tensor.byte_len(),
             })
         })
         .collect();
@@ -92,7 +92,7 @@ fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
             "kv_cache_bytes": plan.kv_bytes,
             "cache_type_k": plan.cache.k_dtype.name(),
             "cache_type_v": plan.cache.v_dtype.name(),
-            "total_bytes": plan.weight_bytes + plan.kv_bytes as u64,
+            "total_bytes": plan.weight_bytes.saturating_add(plan.kv_bytes as u64),
         },
         "metadata": metadata,
         "tensors": tensors,
@@ -135,7 +135,11 @@ fn print(files: &ModelFiles, plan: &Plan) -> Result<()> {
         plan.cache.k_dtype,
         plan.cache.v_dtype
     )?;
-    writeln!(out, "  together        {}", mb(plan.weight_bytes + plan.kv_bytes as u64))?;
+    writeln!(
+        out,
+        "  together        {}",
+        mb(plan.weight_bytes.saturating_add(plan.kv_bytes as u64))
+    )?;
     if let Some(metadata) = files.gguf_metadata() {
         writeln!(out, "\nmetadata")?;
         for (key, value) in metadata.iter() {
@@ -144,7 +148,7 @@ fn print(files: &ModelFiles, plan: &Plan) -> Result<()> {
     }
     writeln!(out, "\ntensors")?;
     for tensor in files.tensors().iter() {
-        let (name, dtype, bytes) = (&tensor.name, tensor.dtype, tensor.bytes.len());
+        let (name, dtype, bytes) = (&tensor.name, tensor.dtype, tensor.byte_len());
         writeln!(out, "  {name:<28} {dtype:<7} {:<16} {bytes:>12}", format!("{:?}", tensor.shape))?;
     }
     Ok(())
