@@ -261,7 +261,11 @@ fn read_file(path: Option<&(PathBuf, bool)>) -> Result<File> {
     let Some((path, named)) = path else { return Ok(File::default()) };
     let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
     match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| config_error(error.to_string())),
+        Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            config_error(format!("line {line}: {}", error.message().trim_end()))
+        }),
         Err(error) if !*named && error.kind() == std::io::ErrorKind::NotFound => {
             Ok(File::default())
         }
@@ -320,7 +324,8 @@ mod tests {
              graph (or its alias mpsgraph)"
         );
         std::fs::write(&file, "[backend]\nsdps = \"legacy\"\n").unwrap();
-        assert!(policies(FlagPolicies::default(), &env(None)).is_err());
+        let error = policies(FlagPolicies::default(), &env(None)).unwrap_err().to_string();
+        assert!(error.contains("line 2: unknown field `sdps`") && !error.contains('\n'), "{error}");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

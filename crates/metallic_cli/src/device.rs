@@ -10,14 +10,15 @@ use metallic_devices::cpu::simd::Level;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
-use metallic_devices::{GraphOptions, KINDS, Profile, Terms};
+use metallic_devices::{GraphOptions, KINDS, KINDS_ELSEWHERE, Profile, Terms};
 use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::args::BackendArgs;
 use crate::error::{Error, Result};
+use crate::metrics_file::MetricsFile;
 use crate::output::note;
-use crate::policy;
+use crate::{inputs, policy};
 
 /// The context that `args` ask for.
 ///
@@ -53,6 +54,9 @@ pub(crate) fn open_on_terms(
     terms: Terms,
     listeners: Vec<Box<dyn Exporter>>,
 ) -> Result<Context> {
+    if let Some(metrics) = &args.metrics {
+        inputs::check_output("--metrics", metrics, &args.inputs)?;
+    }
     let policies = policy::resolve(args, &process_env)?;
     let (kind, index) = parse(&args.device)?;
     if args.verbose {
@@ -146,17 +150,20 @@ pub(crate) fn open_device(
             CpuDevice::context(CpuOptions { threads, level }, policies, recorder)
         }
     };
-    context.registry().check_engine()?;
+    context.registry().check_engine().map_err(|error| policy::of_key(error, &context))?;
     Ok(context)
 }
 
 /// Kind and number of a device's name: `cuda` and `cuda:0` are the same.
 ///
 /// # Errors
-/// [`Error::UnknownDevice`].
+/// [`Error::UnknownDevice`], [`Error::DeviceElsewhere`].
 pub(crate) fn parse(name: &str) -> Result<(&'static str, u32)> {
     let unknown = || Error::UnknownDevice { name: name.to_owned(), known: KINDS.join(", ") };
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    if let Some((_, system)) = KINDS_ELSEWHERE.iter().find(|(other, _)| *other == kind) {
+        return Err(Error::DeviceElsewhere { name: name.to_owned(), system });
+    }
     let kind = KINDS.iter().copied().find(|known| *known == kind).ok_or_else(unknown)?;
     let index = index.parse().ok().filter(|index| kind == "cuda" || *index == 0);
     Ok((kind, index.ok_or_else(unknown)?))
@@ -191,8 +198,8 @@ fn recorder(metrics: Option<&Path>, mut exporters: Vec<Box<dyn Exporter>>) -> Re
             exporters.push(Box::new(ConsoleExporter::new(io::stderr())));
         }
         Some(path) => {
-            let exporter = JsonlExporter::create(path).map_err(Error::write(path))?;
-            exporters.push(Box::new(exporter));
+            let file = MetricsFile::open(path).map_err(Error::write(path))?;
+            exporters.push(Box::new(JsonlExporter::new(file)));
         }
     }
     Ok(Recorder::new(exporters))

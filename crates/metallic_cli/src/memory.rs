@@ -36,18 +36,26 @@ impl MemoryPlan {
         step: usize,
     ) -> Result<Self> {
         let weights = files.tensors().iter().map(|tensor| {
-            let bytes = tensor.bytes.len() as u64;
-            if bytes >= GRANULARITY { bytes.next_multiple_of(GRANULARITY) } else { bytes }
+            let bytes = tensor.byte_len();
+            if bytes >= GRANULARITY {
+                bytes.checked_next_multiple_of(GRANULARITY).unwrap_or(u64::MAX)
+            } else {
+                bytes
+            }
         });
         let quantised = files.tensors().iter().any(|tensor| tensor.dtype.is_quantized());
         let config = files.config();
         let work = work(config, step.min(positions), quantised);
-        Ok(Self { weights: weights.sum(), kv_cache: kv_cache(config, cache, positions)?, work })
+        Ok(Self {
+            weights: weights.fold(0, u64::saturating_add),
+            kv_cache: kv_cache(config, cache, positions)?,
+            work,
+        })
     }
 
     /// All of it.
     pub(crate) fn total(&self) -> u64 {
-        self.weights + self.kv_cache + self.work
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.work)
     }
 }
 

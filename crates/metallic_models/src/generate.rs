@@ -103,9 +103,23 @@ impl<'a> Generator<'a> {
     /// [`Error::EmptyPrompt`], [`Error::ContextFull`] before any work, [`Error::NotFinite`], or
     /// what a kernel reports; after a kernel's error the sequence holds the chunks before it.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        match self.feed_while(tokens, None, &mut || ControlFlow::Continue(()))? {
-            Some(Next::All(logits)) => Ok(logits),
-            Some(Next::Best { .. }) | None => Err(Error::EmptyPrompt),
+        let logits = self.feed_asking(tokens, &mut || ControlFlow::Continue(()))?;
+        logits.ok_or(Error::EmptyPrompt)
+    }
+
+    /// As [`Generator::feed`], asking before each chunk whether to go on; `None` when not.
+    ///
+    /// # Errors
+    /// As [`Generator::feed`].
+    pub fn feed_asking(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
+        match self.feed_while(tokens, None, go_on)? {
+            Some(Next::All(logits)) => Ok(Some(logits)),
+            Some(Next::Best { .. }) => Err(Error::EmptyPrompt),
+            None => Ok(None),
         }
     }
 

@@ -69,7 +69,7 @@ fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
                 "name": tensor.name,
                 "dtype": tensor.dtype.name(),
                 "shape": tensor.shape,
-                "bytes": tensor.bytes.len(),
+                "bytes": tensor.byte_len(),
             })
         })
         .collect();
@@ -173,7 +173,7 @@ fn print(files: &ModelFiles, plan: &Plan) -> Result<()> {
     }
     writeln!(out, "\ntensors")?;
     for tensor in files.tensors().iter() {
-        let (name, dtype, bytes) = (&tensor.name, tensor.dtype, tensor.bytes.len());
+        let (name, dtype, bytes) = (&tensor.name, tensor.dtype, tensor.byte_len());
         writeln!(out, "  {name:<28} {dtype:<7} {:<16} {bytes:>12}", format!("{:?}", tensor.shape))?;
     }
     Ok(())

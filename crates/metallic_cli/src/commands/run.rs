@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use metallic_models::chat_template::{ChatMessage, ChatOptions};
-use metallic_models::generate::Generator;
+use metallic_models::generate::{Generator, StopReason};
 use serde_json::json;
 
 use crate::args::RunArgs;
@@ -17,7 +17,8 @@ use crate::{device, interrupt, memory, session};
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever is wrong with flags, files, model or device; a prompt that does not fit the context.
+/// Whatever is wrong with flags, files, model or device; a prompt that does not fit the context;
+/// [`Error::BrokenOff`] after Ctrl-C.
 pub(super) fn run(args: &RunArgs) -> Result<()> {
     let verbose = args.backend.verbose;
     let text = session::prompt_text(&args.prompt)?;
@@ -102,7 +103,9 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         }
     }
     note!("{}", summary::line(&ctx, &totals));
-    device::finish(&ctx)
+    device::finish(&ctx)?;
+    // A shell must not take half a text for a whole one.
+    if generation.stop == StopReason::Interrupted { Err(Error::BrokenOff) } else { Ok(()) }
 }
 
 /// The prompt's tokens: as it stands, or as a user's message.

@@ -23,6 +23,11 @@ fn devices_that_are_not_here_are_refused() {
     for name in ["cpu:1", "cuda:", "cuda:-1", "cuda:one"] {
         metallic(&["run", "-p", "a", "--device", name]).fails(2, &[name, "cpu, cuda"]);
     }
+    metallic(&["run", "-p", "a", "--device", "foo"])
+        .fails(2, &["foo", "this build knows cpu, cuda"]);
+    metallic(&["run", "-p", "a", "--device", "metal"])
+        .fails(2, &["metal", "not in this build", "macOS"]);
+    metallic(&["probe"]).fails(2, &["metal", "not in this build", "macOS"]);
     assert!(metallic(&["prewarm", "--device", "cpu"]).ok().stderr.contains("part of this program"));
 }
 
@@ -35,7 +40,7 @@ fn an_engine_can_be_demanded_and_one_alone_leaves_nothing_to_tune() {
     let tuned = metallic(&["tune", "--device", "cpu", "--json"]).ok();
     assert_eq!(tuned.json()["engines"], "fused");
     assert!(tuned.stderr.contains("nothing to choose"), "{}", tuned.stderr);
-    metallic(&["tune", "--q-heads", "3", "--kv-heads", "2"]).fails(1, &["q_heads"]);
+    metallic(&["tune", "--q-heads", "3", "--kv-heads", "2"]).fails(2, &["--q-heads"]);
 }
 
 #[test]

@@ -82,6 +82,9 @@ fn perplexity_has_one_value_per_predicted_token() {
     metallic(&["perplexity", "-f", text(&short)]).fails(1, &["at least 2"]);
     metallic(&["perplexity", "-f", text(&path), "--compare", "graph,graph"])
         .fails(2, &["two different backends"]);
+    let both = ["--compare", "legacy,graph", "--sdpa-backend", "legacy"];
+    metallic(&[&["perplexity", "-f", text(&path)], &both[..]].concat())
+        .fails(2, &["--compare legacy,graph", "--sdpa-backend legacy"]);
 }
 
 #[test]
@@ -96,6 +99,11 @@ fn bench_speaks_llama_bench() {
     }
     assert!(rows.iter().all(|row| row["samples_ns"].as_array().unwrap().len() == 2));
     assert!(rows.iter().all(|row| row["sdpa_backend"] != ""));
+    // What ran, not what was asked for.
+    assert!(rows.iter().all(|row| row["segments"] == true));
+    let off =
+        metallic(&["bench", "-p", "4", "-n", "0", "-r", "1", "--segments", "off", "-o", "jsonl"]);
+    assert_eq!(off.ok().json()["segments"], false);
     let both = metallic(&["bench", "-p", "4", "-n", "0", "-r", "1", "-oe", "jsonl"]).ok();
     assert!(both.stdout.starts_with("| model | size | params | backend |"), "{}", both.stdout);
     assert!(both.stderr.starts_with('{'), "{}", both.stderr);
@@ -116,7 +124,7 @@ fn bench_sdpa_shows_both_backends_side_by_side() {
     let backends: Vec<_> = rows.as_array().unwrap().iter().map(|row| &row["backend"]).collect();
     assert_eq!(backends, ["legacy", "graph", "legacy", "graph"]);
     metallic(&["bench", "sdpa", "--q-heads", "3", "--kv-heads", "2"])
-        .fails(1, &["q_heads", "kv_heads"]);
+        .fails(2, &["--q-heads", "--kv-heads"]);
 }
 
 #[test]
@@ -129,6 +137,9 @@ fn parity_passes_and_is_written_as_json() {
         serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(report["failed"], 0);
     assert!(report["rows"].as_array().unwrap().iter().any(|row| row["backend"] == "graph"));
+    // Said at once, not after the matrix.
+    metallic(&["parity", "--certify", "--device", "cpu"]).fails(2, &["metal alone", "cpu"]);
+    metallic(&["parity", "--certify", "--ops"]).fails(2, &["--certify", "--ops"]);
 }
 
 #[test]
