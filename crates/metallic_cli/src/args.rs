@@ -1,15 +1,20 @@
 //! What was typed in: commands and flags, not yet what they mean.
 //!
-//! Every long flag has an environment twin, `METALLIC_ARG_` and its name in capitals; a flag wins
-//! over its twin.
+//! Every long flag has an environment twin (`twins`).
 
 mod bench;
+mod explain;
 mod groups;
+mod idle;
 mod probe;
 mod tune;
+mod twins;
 mod values;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchSdpaArgs};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchLists, BenchSdpaArgs,
+};
+pub(crate) use explain::ExplainArgs;
 pub(crate) use groups::{
     BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
 };
@@ -20,8 +25,7 @@ pub(crate) use values::{IntList, LogitBias};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgMatches, Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser};
 use clap::{Subcommand, ValueHint};
 
 /// The whole command line.
@@ -31,8 +35,7 @@ use clap::{Subcommand, ValueHint};
     version,
     about = "Runs language models, with attention as hand-written kernels or as a compiled graph",
     arg_required_else_help = true,
-    subcommand_required = true,
-    disable_help_subcommand = true
+    subcommand_required = true
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -65,6 +68,8 @@ pub(crate) enum Command {
     Parity(ParityArgs),
     /// Measure speed, as llama-bench does; `bench sdpa` measures attention alone
     Bench(Box<BenchArgs>),
+    /// Show which kernels a model would run, and why, without running them
+    Explain(Box<ExplainArgs>),
     /// Measure a device's engines for attention and write down which is faster where
     Tune(Box<TuneArgs>),
     /// Ask a device what no document says, for a report
@@ -88,7 +93,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) chat: bool,
     /// System message; implies --chat
-    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt")]
+    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     /// Print one JSON object instead of the text
     #[arg(long)]
@@ -108,7 +113,7 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) generate: GenerateArgs,
     /// System message
-    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt")]
+    #[arg(long, value_name = "TEXT", visible_alias = "system-prompt", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -150,6 +155,9 @@ pub(crate) struct InspectArgs {
     pub(crate) path: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Plan the memory of this device; see `metallic devices`
+    #[arg(long, value_name = "DEVICE", default_value = metallic_devices::KINDS[0])]
+    pub(crate) device: String,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -230,19 +238,19 @@ pub(crate) struct OpSdpaArgs {
     #[arg(long)]
     pub(crate) causal: bool,
     /// Place of the first query's diagonal, in keys
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     pub(crate) causal_offset: Option<i64>,
     /// Keys visible before the diagonal
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     pub(crate) window_left: Option<usize>,
     /// Keys visible after the diagonal
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     pub(crate) window_right: Option<usize>,
     /// Factor of the scores [default: 1/sqrt(head_dim)]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", value_parser = values::finite)]
     pub(crate) scale: Option<f32>,
     /// Bound of the scores
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", value_parser = values::above_zero)]
     pub(crate) softcap: Option<f32>,
     /// Print shapes, backend, reason, times and cache events as JSON
     #[arg(long)]
@@ -265,7 +273,7 @@ pub(crate) struct ParityArgs {
     pub(crate) json: Option<PathBuf>,
     /// Where all of it passes, write the certificate that lets `auto` run graphs on this machine;
     /// runs what models promise of their caches too
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = ["quick", "ops"])]
     pub(crate) certify: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
@@ -279,25 +287,23 @@ pub(crate) struct CompletionsArgs {
 
 /// The command line with the environment twins of its flags.
 pub(crate) fn command() -> ClapCommand {
-    with_env_twins(Cli::command())
+    twins::with_twins(plain())
 }
 
-fn with_env_twins(command: ClapCommand) -> ClapCommand {
-    let command = command.mut_args(|arg| match arg.get_long() {
-        Some(long) if !matches!(long, "help" | "version") => {
-            let name = format!("METALLIC_ARG_{}", long.to_uppercase().replace('-', "_"));
-            let name: &'static str = name.leak();
-            let arg = match arg.get_action() {
-                clap::ArgAction::SetTrue => {
-                    arg.value_parser(clap::builder::BoolishValueParser::new())
-                }
-                _ => arg,
-            };
-            arg.env(name).hide_env_values(true)
-        }
-        _ => arg,
+/// The command line without twins.
+fn plain() -> ClapCommand {
+    let command = Cli::command().mut_subcommand("bench", bench::with_lists);
+    negative_numbers(idle::hidden(command))
+}
+
+/// Lets `-1` reach the parser of its flag's value, which says what is wrong with it.
+fn negative_numbers(command: ClapCommand) -> ClapCommand {
+    let takes_value = |arg: &Arg| arg.get_action().takes_values() && !arg.is_positional();
+    let command = command.mut_args(|arg| match takes_value(&arg) {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
     });
-    command.mut_subcommands(with_env_twins)
+    command.mut_subcommands(negative_numbers)
 }
 
 /// Parses the arguments, the program's name first.
@@ -305,41 +311,75 @@ fn with_env_twins(command: ClapCommand) -> ClapCommand {
 /// # Errors
 /// What does not fit; also `--help` and `--version`, which the parser treats alike.
 pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(args)?;
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    idle::check(&mut command, &matches)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
+    let inputs = cli.command.inputs();
     if let Some(backend) = cli.command.backend_mut() {
         backend.note_sources(innermost(&matches));
+        backend.inputs = inputs;
+    }
+    if let Command::Bench(bench) = &mut cli.command
+        && bench.command.is_none()
+    {
+        bench.note_lists(innermost(&matches));
     }
     Ok(cli)
 }
 
-/// The command that `args` name, as `metallic op sdpa`.
-pub(crate) fn command_path(args: &[OsString]) -> String {
-    let (mut command, mut path) = (Cli::command(), "metallic".to_owned());
+/// The environment variables that a parser's error comes from.
+pub(crate) fn blamed_twins(error: &clap::Error, args: &[OsString]) -> Vec<String> {
+    twins::blamed(error, plain(), &command(), args)
+}
+
+/// The command that `args` name, and its name without the program's.
+pub(crate) fn named_command(args: &[OsString]) -> (ClapCommand, String) {
+    let (mut command, mut path) = (plain(), Vec::new());
     for word in args.iter().skip(1) {
         let Some(inner) = command.find_subcommand(word).cloned() else { break };
-        path = format!("{path} {}", inner.get_name());
+        path.push(inner.get_name().to_owned());
         command = inner;
     }
-    path
+    (command, path.join(" "))
+}
+
+/// The command that `args` name, as `metallic op sdpa`.
+pub(crate) fn command_path(args: &[OsString]) -> String {
+    format!("metallic {}", named_command(args).1).trim_end().to_owned()
 }
 
 fn innermost(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
 }
 
-fn from_env(matches: &ArgMatches, id: &str) -> bool {
-    matches.try_contains_id(id).is_ok()
-        && matches.value_source(id) == Some(ValueSource::EnvVariable)
-}
-
 impl Command {
+    /// The files that this command reads, as they were named.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let prompt = |args: &PromptArgs| args.file.clone();
+        let (model, file) = match self {
+            Command::Run(args) => (Some(&args.model), prompt(&args.prompt)),
+            Command::Chat(args) => (Some(&args.model), None),
+            Command::Perplexity(args) => (Some(&args.model), Some(args.file.clone())),
+            Command::Bench(args) => (Some(&args.model), None),
+            Command::Tune(args) => (Some(&args.model), None),
+            Command::Op(OpCommand::Sdpa(args)) => (None, Some(args.inputs.clone())),
+            _ => (None, None),
+        };
+        let model = model.into_iter().flat_map(|args| {
+            let named = args.model.as_ref().map(PathBuf::from);
+            [named, args.random_weights.clone()].into_iter().flatten()
+        });
+        model.chain(file).collect()
+    }
+
     fn backend_mut(&mut self) -> Option<&mut BackendArgs> {
         match self {
             Command::Run(args) => Some(&mut args.backend),
             Command::Chat(args) => Some(&mut args.backend),
             Command::Perplexity(args) => Some(&mut args.backend),
             Command::Op(OpCommand::Sdpa(args)) => Some(&mut args.backend),
+            Command::Explain(args) => Some(&mut args.backend),
             Command::Tune(args) => Some(&mut args.backend),
             Command::Parity(args) => Some(&mut args.backend),
             Command::Bench(args) => match &mut args.command {
@@ -362,24 +402,41 @@ impl Command {
 mod tests {
     use super::*;
 
+    /// Every flag of every command: its command, its twin, and what it takes.
+    fn flags() -> Vec<(String, String, Vec<String>)> {
+        let (mut flags, mut commands) = (Vec::new(), vec![(command(), String::new())]);
+        while let Some((command, path)) = commands.pop() {
+            for arg in command.get_arguments() {
+                let Some(expected) = twins::twin(arg, &path) else { continue };
+                let twin = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+                assert_eq!(twin, expected, "{path} {arg}");
+                let takes = arg.get_action().takes_values();
+                let names = arg.get_value_names().filter(|_| takes).unwrap_or_default();
+                let names = names.iter().map(ToString::to_string).collect();
+                flags.push((path.clone(), twin.to_owned(), names));
+            }
+            commands.extend(command.get_subcommands().map(|inner| {
+                let path = format!("{path} {}", inner.get_name()).trim_start().to_owned();
+                (inner.clone(), path)
+            }));
+        }
+        flags
+    }
+
     #[test]
     fn the_command_line_is_consistent_and_every_flag_has_its_twin() {
         command().debug_assert();
-        let mut flags = 0;
-        let mut commands = vec![command()];
-        while let Some(command) = commands.pop() {
-            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
-                let long = arg.get_long().unwrap();
-                if matches!(long, "help" | "version") {
-                    continue;
-                }
-                let twin = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
-                let expected = format!("METALLIC_ARG_{}", long.to_uppercase().replace('-', "_"));
-                assert_eq!(twin, expected, "{} --{long}", command.get_name());
-                flags += 1;
-            }
-            commands.extend(command.get_subcommands().cloned());
+        assert!(flags().len() > 50);
+    }
+
+    #[test]
+    fn flags_that_share_a_twin_take_the_same() {
+        let flags = flags();
+        for (path, twin, takes) in &flags {
+            let other = flags.iter().find(|(_, name, other)| name == twin && other != takes);
+            assert!(other.is_none(), "{twin} is {takes:?} in {path}, and {other:?}");
         }
-        assert!(flags > 50);
+        assert!(flags.iter().any(|(_, twin, _)| twin == "METALLIC_ARG_PARITY_JSON"));
+        assert!(flags.iter().any(|(_, twin, _)| twin == "METALLIC_ARG_OP_SDPA_OUTPUT"));
     }
 }

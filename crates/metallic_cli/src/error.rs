@@ -1,8 +1,11 @@
-//! What a command can fail with, and which exit code that is: 2 for a wrong command line, 1 for
-//! the rest.
+//! What a command can fail with, and which exit code that is: 2 for a wrong command line, 130 after
+//! Ctrl-C, 1 for the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::interrupt::SIGINT_EXIT_CODE;
+use crate::memory::readable;
 
 /// The crate's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,18 +19,49 @@ pub(crate) enum Error {
     BadFlag { flag: &'static str, got: String, expected: String },
     #[error("there is no prompt; give one with -p TEXT, -p - (standard input) or -f FILE")]
     NoPrompt,
-    #[error("unknown device `{name}`; there are: {known}")]
+    #[error("{flag} has no meaning here: {advice}")]
+    ForeignFlag { flag: &'static str, advice: &'static str },
+    #[error("`metallic {command}` has no flag {flag}; see `metallic {command} --help`")]
+    NoSuchFlag { flag: &'static str, command: String },
+    #[error("{flag} would overwrite {}, which is read ({}); name another file", .path.display(), .input.display())]
+    Overwrites { flag: &'static str, path: PathBuf, input: PathBuf },
+    #[error("there is nothing to measure; ask for a prompt (-p), a generation (-n) or both (-pg)")]
+    NothingToMeasure,
+    #[error(
+        "unknown device `{name}`; this build knows {known}, and `metallic devices` lists what is here"
+    )]
     UnknownDevice { name: String, known: String },
+    #[error("device `{name}` is not in this build: it is for {system}")]
+    DeviceElsewhere { name: String, system: &'static str },
     #[error("certificates are for metal alone, and this ran on {device}; leave --certify out")]
     NoCertificate { device: String },
     #[error("there is no home directory for certificates; set METALLIC_CACHE_DIR")]
     NoCacheDir,
     #[error("cannot run a probe in a process of its own: {source}")]
     Child { source: io::Error },
-    #[error("limits can be measured on the cpu alone, not on {device}; leave --limits out")]
+    #[error("{setting} is {level}, which this machine does not have; it has: {has}")]
+    NoCpuLevel { setting: String, level: &'static str, has: String },
+    #[error("limits can be measured on cpu and cuda, not on {device}; leave --limits out")]
     NoLimits { device: String },
     #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]
     NotAHubName { name: String },
+
+    // --- memory ----------------------------------------------------------------------------
+    #[error(
+        "the weights take {} and {device} has {} free; take a smaller or more quantised model, or \
+         end what else holds memory there",
+        readable(*.needed),
+        readable(*.free)
+    )]
+    WeightsDoNotFit { device: String, needed: u64, free: u64 },
+    #[error(
+        "a context of {positions} tokens takes {} beside the weights and {device} has {} free; \
+         {fits} tokens fit (-c {fits}), smaller keys and values take less (--cache-type-k q8_0 \
+         --cache-type-v q8_0), and so do shorter steps (--ubatch-size)",
+        readable(*.needed),
+        readable(*.free)
+    )]
+    ContextDoesNotFit { device: String, positions: usize, needed: u64, free: u64, fits: u64 },
 
     // --- files -----------------------------------------------------------------------------
     #[error("cannot read {}: {source}", .path.display())]
@@ -49,7 +83,7 @@ pub(crate) enum Error {
     SeveralFiles { repo: String, files: String },
     #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only `pull` makes it"))]
     #[error(
-        "cannot download {file} of `{repo}`: {reason}\nwithout a network put it at {} yourself, or \
+        "cannot download {file} of `{repo}`: {reason}; without a network put it at {} yourself, or \
          pass a path with -m",
         .place.display()
     )]
@@ -86,8 +120,14 @@ pub(crate) enum Error {
     BenchTooLong { depth: usize, tokens: usize, context: usize },
     #[error("{failed} of {cases} parity cases failed")]
     Parity { failed: usize, cases: usize },
-    #[error("interrupted; there is no result")]
+    #[error("{what} need {needed} of memory, and this machine has {memory}; take smaller ones")]
+    TooLarge { what: &'static str, needed: String, memory: String },
+    /// Ctrl-C ended a measurement.
+    #[error("interrupted; what was not finished has no result")]
     Interrupted,
+    /// Ctrl-C ended a text, of which everything is printed.
+    #[error("interrupted")]
+    BrokenOff,
     #[error("the line editor failed: {reason}")]
     Editor { reason: String },
     #[error("metrics: {source}")]
@@ -119,7 +159,17 @@ impl Error {
         move |source| Error::Write { path, source }
     }
 
-    /// Whether the command line (or an environment variable in its place) is wrong.
+    /// The code that the program ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Error::Interrupted | Error::BrokenOff => SIGINT_EXIT_CODE,
+            usage if usage.is_usage() => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether the command line, or what stands in its place (environment, configuration file), is
+    /// wrong.
     pub(crate) fn is_usage(&self) -> bool {
         use metallic_models::Error as Models;
         matches!(
@@ -127,10 +177,18 @@ impl Error {
             Error::Contradiction { .. }
                 | Error::BadFlag { .. }
                 | Error::NoPrompt
+                | Error::ForeignFlag { .. }
+                | Error::NoSuchFlag { .. }
+                | Error::Overwrites { .. }
+                | Error::NothingToMeasure
                 | Error::UnknownDevice { .. }
+                | Error::DeviceElsewhere { .. }
+                | Error::NoCertificate { .. }
                 | Error::NoLimits { .. }
                 | Error::NotAHubName { .. }
-                | Error::Core(metallic::Error::UnknownValue { .. })
+                | Error::Core(
+                    metallic::Error::UnknownValue { .. } | metallic::Error::Config { .. }
+                )
                 | Error::Models(Models::BadSampling { .. })
         )
     }

@@ -3,12 +3,14 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::error::{Error, Result};
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static WAITING: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
 
 /// What a shell expects of a program that SIGINT ended.
-const SIGINT_EXIT_CODE: i32 = 130;
+pub(crate) const SIGINT_EXIT_CODE: u8 = 130;
 
 /// From now on the first Ctrl-C only sets a flag.
 pub(crate) fn install() {
@@ -17,7 +19,7 @@ pub(crate) fn install() {
         let _ = ctrlc::set_handler(|| {
             let again = INTERRUPTED.swap(true, Ordering::SeqCst);
             if again || WAITING.load(Ordering::SeqCst) {
-                std::process::exit(SIGINT_EXIT_CODE);
+                std::process::exit(SIGINT_EXIT_CODE.into());
             }
         });
     });
@@ -31,6 +33,14 @@ pub(crate) fn set_waiting(waiting: bool) {
 /// Whether Ctrl-C came since the last [`clear`].
 pub(crate) fn is_set() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// A measurement that was broken off has no result.
+///
+/// # Errors
+/// [`Error::Interrupted`] once Ctrl-C came.
+pub(crate) fn check() -> Result<()> {
+    if is_set() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Forgets an earlier Ctrl-C.

@@ -12,11 +12,16 @@ mod error;
 
 mod device;
 mod hub;
+mod inputs;
+mod memory;
+mod metrics_file;
 mod model;
+mod physical_memory;
 mod policy;
 mod session;
 
 mod interrupt;
+mod log;
 mod output;
 mod summary;
 
@@ -26,7 +31,11 @@ use std::process::ExitCode;
 
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
-    let arguments = argv::rewrite(std::env::args_os());
+    log::install();
+    let arguments = match argv::rewrite(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => return output::failure(&error),
+    };
     let cli = match args::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return output::clap_error(&error, &arguments),

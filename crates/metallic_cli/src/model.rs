@@ -15,7 +15,8 @@ use metallic_models::transformer::{Model, ModelOptions};
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
-use crate::output::note;
+use crate::output::{note, printable};
+use crate::{memory, physical_memory};
 
 /// A model's files, tokenizer and weights.
 pub(crate) struct Loaded {
@@ -49,7 +50,10 @@ pub(crate) fn open_with(
 ) -> Result<ModelFiles> {
     if let Some(config) = &args.random_weights {
         let bytes = std::fs::read(config).map_err(Error::read(config))?;
-        return Ok(ModelFiles::random(&bytes, args.weights_seed, args.weights_type)?);
+        let (seed, dtype) = (args.weights_seed, args.weights_type);
+        let outline = ModelFiles::random_outline(&bytes, seed, dtype)?;
+        physical_memory::check("the random weights", outline.tensors().bytes() as f64)?;
+        return Ok(ModelFiles::random(&bytes, seed, dtype)?);
     }
     let Some(path) = locate(args)? else { return Ok(tiny::model()?) };
     let map = |path: &Path| {
@@ -79,14 +83,21 @@ fn io_error(error: metallic::Error) -> std::io::Error {
     }
 }
 
-/// As [`open_with`], for commands that run nothing.
+/// As [`open_with`], for commands that run nothing: random weights are not made.
 ///
 /// # Errors
 /// As [`open_with`].
 pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
+    if let Some(config) = &args.random_weights {
+        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        return Ok(ModelFiles::random_outline(&bytes, args.weights_seed, args.weights_type)?);
+    }
     let reader = CpuDevice::new(CpuOptions { threads: 1, ..CpuOptions::default() });
     open_with(args, &|path| metallic::device::Device::map_file(&reader, path))
 }
+
+/// Most tensors that a warning names.
+const NAMED: usize = 4;
 
 /// Loads the model onto the device of `ctx`.
 ///
@@ -94,7 +105,15 @@ pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
 /// As [`open_with`]; no memory on the device.
 pub(crate) fn load(ctx: &Context, args: &ModelArgs, exact: bool, verbose: bool) -> Result<Loaded> {
     let files = open_with(args, &|path| ctx.device().map_file(path))?;
+    let unused = files.unused_tensors();
+    if !unused.is_empty() {
+        let names: Vec<&str> = unused.iter().copied().take(NAMED).collect();
+        let more = if unused.len() > NAMED { ", …" } else { "" };
+        let names = printable(&names.join(", "));
+        note!("warning: {} tensor(s) of the model are not used: {names}{more}", unused.len());
+    }
     let tokenizer = files.tokenizer()?;
+    memory::check_weights(ctx.device(), &files)?;
     let precision = if exact { Precision::Exact } else { Precision::default() };
     let model = Model::load(ctx, &files, ModelOptions { precision })?;
     if verbose {

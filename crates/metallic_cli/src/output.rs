@@ -43,8 +43,11 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    note!("error: {}", printable(&chain(error)));
-    if error.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    // Everything was said when a text was broken off.
+    if !matches!(error, Error::BrokenOff) {
+        note!("error: {}", printable(&chain(error)));
+    }
+    ExitCode::from(error.exit_code())
 }
 
 /// The error with those of its causes that it does not already quote.
@@ -62,7 +65,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Names and texts from damaged files, so that they stay on their line and cannot steer a terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         if char.is_control() {
@@ -78,8 +81,9 @@ fn printable(text: &str) -> String {
 pub(crate) fn clap_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let text = error.render().to_string();
     if !error.use_stderr() {
-        let _ = io::stdout().write_all(text.as_bytes());
-        return ExitCode::SUCCESS;
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        return written.map_or_else(|source| failure(&source.into()), |()| ExitCode::SUCCESS);
     }
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if is_help {
@@ -92,7 +96,10 @@ pub(crate) fn clap_error(error: &clap::Error, arguments: &[OsString]) -> ExitCod
         .filter(|line| !line.is_empty())
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .collect();
-    note!("{}", problem.join(" "));
+    let blamed = args::blamed_twins(error, arguments);
+    let from =
+        if blamed.is_empty() { String::new() } else { format!(" (from {})", blamed.join(", ")) };
+    note!("{}{from}", printable(&problem.join(" ")));
     note!("see `{} --help`", args::command_path(arguments));
     ExitCode::from(USAGE)
 }

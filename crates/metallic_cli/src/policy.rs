@@ -1,13 +1,18 @@
 //! Which backend each op shall run on, from flags, their environment twins, the environment and
 //! the configuration file. Precedence is `metallic::config`'s; contradictions end here.
 
-use metallic::config::{self, FORCE_SDPA_BACKEND, FlagPolicies, ReadEnv};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use metallic::Context;
+use metallic::config::{
+    self, FORCE_SDPA_BACKEND, FlagPolicies, GRAPH_ENGINE, ReadEnv, SDPA_ROLLOUT,
+};
 use metallic::dispatch::{Backend, Policies, Policy, PolicySource};
 use metallic::op::{Op, Sdpa};
 
 use crate::args::BackendArgs;
 use crate::error::{Error, Result};
-use crate::output::note;
 
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
@@ -31,9 +36,15 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
         engine: args.graph_engine.clone(),
     };
     let mut policies = config::policies(flags, env)?;
-    if args.sdpa_backend_from_env && !overruled {
-        check_twin(args.sdpa_backend, env)?;
-    }
+    let twins = [
+        (args.sdpa_backend_from_env && !overruled)
+            .then(|| check_twin((SDPA_TWIN, args.sdpa_backend), FORCE_SDPA_BACKEND, env)),
+        args.rollout_from_env
+            .then(|| check_twin((ROLLOUT_TWIN, args.sdpa_rollout), SDPA_ROLLOUT, env)),
+        args.graph_engine_from_env
+            .then(|| check_twin((ENGINE_TWIN, args.graph_engine.clone()), GRAPH_ENGINE, env)),
+    ];
+    twins.into_iter().flatten().collect::<Result<()>>()?;
     let twin = |source: &PolicySource| match source {
         PolicySource::Flag("--sdpa-backend") if args.sdpa_backend_from_env => Some(SDPA_TWIN),
         PolicySource::Flag("--backend") if args.backend_from_env => Some(ALL_TWIN),
@@ -85,40 +96,55 @@ pub(crate) fn resolve(args: &BackendArgs, env: ReadEnv<'_>) -> Result<Policies> 
 }
 
 /// Two variables for one thing must agree.
-fn check_twin(twin: Option<Policy>, env: ReadEnv<'_>) -> Result<()> {
-    let (Some(twin), Some(forced)) = (twin, env(FORCE_SDPA_BACKEND)) else { return Ok(()) };
-    match forced.parse::<Policy>() {
-        Ok(forced) if forced != twin => Err(Error::Contradiction {
-            first: format!("{SDPA_TWIN}={twin}"),
-            second: format!("{FORCE_SDPA_BACKEND}={forced}"),
+fn check_twin<T: FromStr + PartialEq + Display>(
+    (name, twin): (&str, Option<T>),
+    variable: &str,
+    env: ReadEnv<'_>,
+) -> Result<()> {
+    let (Some(twin), Some(value)) = (twin, env(variable)) else { return Ok(()) };
+    match value.parse::<T>() {
+        Ok(value) if value != twin => Err(Error::Contradiction {
+            first: format!("{name}={twin}"),
+            second: format!("{variable}={value}"),
         }),
         _ => Ok(()),
     }
 }
 
-/// Says what was asked for, by whom.
-pub(crate) fn describe(policies: &Policies) {
+/// An engine that a device lacks, with the key that names it where a file does.
+pub(crate) fn of_key(error: metallic::Error, context: &Context) -> metallic::Error {
+    let engine = context.registry().policies().engine.as_ref().map(|engine| &engine.source);
+    match (error, engine) {
+        (metallic::Error::UnknownValue { value, accepted, .. }, Some(PolicySource::File(path))) => {
+            let setting = format!("backend.graph_engine in {}", path.display());
+            metallic::Error::UnknownValue { setting, value, accepted }
+        }
+        (error, _) => error,
+    }
+}
+
+/// What was asked for, by whom: a line each.
+pub(crate) fn describe(policies: &Policies) -> Vec<String> {
     let choice = policies.choice(Sdpa::ID).0;
-    note!("sdpa backend: {} (from {})", choice.policy, choice.source);
-    if policies.all.policy != Policy::Auto {
-        note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
+    let mut lines = vec![format!("sdpa backend: {} (from {})", choice.policy, choice.source)];
+    let all = &policies.all;
+    if all.policy != Policy::Auto {
+        lines.push(format!("backend of other ops: {} (from {})", all.policy, all.source));
     }
     if let Some(rollout) = policies.rollout(Sdpa::ID) {
         let idle = if choice.policy == Policy::Auto { "" } else { "; has no effect without auto" };
-        note!(
-            "sdpa rollout: graph for {} of requests (from {}){idle}",
-            rollout.share,
-            rollout.source
-        );
+        let (share, source) = (rollout.share, &rollout.source);
+        lines.push(format!("sdpa rollout: graph for {share} of requests (from {source}){idle}"));
     }
     if let Some(engine) = &policies.engine {
-        note!("graph engine: {} (from {})", engine.name, engine.source);
+        lines.push(format!("graph engine: {} (from {})", engine.name, engine.source));
     }
     let segments = &policies.segments;
-    note!("segments: {} (from {})", segments.segments, segments.source);
+    lines.push(format!("segments: {} (from {})", segments.segments, segments.source));
     if let Some(required) = policies.required(Sdpa::ID) {
-        note!("required sdpa backend: {required}");
+        lines.push(format!("required sdpa backend: {required}"));
     }
+    lines
 }
 
 #[cfg(test)]
@@ -197,6 +223,22 @@ mod tests {
         assert_eq!(engine(&["--graph-engine", "auto"]).unwrap(), None);
         let error = engine(&["--sdpa-backend", "legacy"]).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("engine fused"), "{error}");
+    }
+
+    #[test]
+    fn every_variable_and_its_flags_twin_agree() {
+        let env = |variable: &'static str, value: &'static str| {
+            move |name: &str| (name == variable).then(|| value.to_owned())
+        };
+        let mut args = backend_args(&["--sdpa-rollout", "75"]);
+        args.rollout_from_env = true;
+        assert!(resolve(&args, &env(SDPA_ROLLOUT, "75%")).is_ok());
+        let error = resolve(&args, &env(SDPA_ROLLOUT, "25")).unwrap_err().to_string();
+        assert!(error.contains(ROLLOUT_TWIN) && error.contains(SDPA_ROLLOUT), "{error}");
+        let mut args = backend_args(&["--graph-engine", "cudnn"]);
+        args.graph_engine_from_env = true;
+        let error = resolve(&args, &env(GRAPH_ENGINE, "fused")).unwrap_err().to_string();
+        assert!(error.contains("METALLIC_ARG_GRAPH_ENGINE=cudnn"), "{error}");
     }
 
     #[test]

@@ -46,11 +46,18 @@ pub(crate) fn rate(tokens: usize, time: Duration) -> f64 {
     if tokens == 0 { 0.0 } else { tokens as f64 / time.as_secs_f64().max(1e-9) }
 }
 
+/// `prompt 4 tokens, 12.3 tok/s`, without a rate where there is none.
+fn tokens(what: &str, count: usize, rate: f64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    let rate = if rate > 0.0 { format!(", {rate:.1} tok/s") } else { String::new() };
+    format!("{what} {count} token{plural}{rate}")
+}
+
 /// The line at the end of a run.
 pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
     let mut parts = vec![
-        format!("prompt {} tokens, {:.1} tok/s", totals.prompt_tokens, totals.prompt_rate()),
-        format!("generated {} tokens, {:.1} tok/s", totals.generated, totals.decode_rate()),
+        tokens("prompt", totals.prompt_tokens, totals.prompt_rate()),
+        tokens("generated", totals.generated, totals.decode_rate()),
     ];
     if let Some(first) = totals.first_token {
         parts.push(format!("first token {:.1} ms", first.as_secs_f64() * 1e3));
@@ -111,6 +118,11 @@ pub(crate) fn to_json(ctx: &Context, totals: &Totals) -> Value {
         "segments": segments(ctx),
         "caches": caches(ctx),
     })
+}
+
+/// What ran the halves of blocks as one op each.
+pub(crate) fn segment_runs(ctx: &Context) -> Vec<RunCount> {
+    [AttentionBlock::ID, MlpBlock::ID].into_iter().flat_map(|op| ctx.runs(op)).collect()
 }
 
 /// What ran attention, how often and why.

@@ -25,3 +25,7 @@ pub use profile::Profile;
 
 /// The kinds of devices in this build, the one that runs by default first.
 pub const KINDS: &[&str] = if metal::PRESENT { &["metal", "cpu"] } else { &["cpu", "cuda"] };
+
+/// The kinds of devices that other builds have, each with its operating system.
+pub const KINDS_ELSEWHERE: &[(&str, &str)] =
+    if metal::PRESENT { &[("cuda", "Linux")] } else { &[("metal", "macOS")] };

@@ -20,6 +20,14 @@ pub fn peak_memory_bytes() -> Option<u64> {
     u64::try_from(usage.ru_maxrss).ok()?.checked_mul(unit)
 }
 
+/// The memory of the machine in bytes; `None` when the system does not say.
+pub fn physical_memory_bytes() -> Option<u64> {
+    // SAFETY: `sysconf` reads no memory of ours; what it does not know is -1.
+    let (pages, page) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).ok()?.checked_mul(u64::try_from(page).ok()?)
+}
+
 /// The bytes of a file, mapped.
 ///
 /// # Errors
@@ -39,11 +47,12 @@ pub(crate) fn map_file(path: &Path) -> Result<HostBytes> {
 
 #[cfg(test)]
 mod tests {
-    use super::peak_memory_bytes;
+    use super::{peak_memory_bytes, physical_memory_bytes};
 
     #[test]
     fn a_test_needs_between_a_megabyte_and_a_terabyte() {
         let peak = peak_memory_bytes().unwrap();
         assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
+        assert!(physical_memory_bytes().unwrap() > peak);
     }
 }

@@ -47,10 +47,18 @@ pub enum Error {
         /// File names, sorted.
         files: Vec<String>,
     },
+    /// One file of a model folder, where the folder is wanted.
+    #[error("`{}` is one file of a model in a folder; give the folder: {}", path.display(), folder.display())]
+    FileOfFolder {
+        /// The path as given.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+    },
     /// A JSON file does not parse, or lacks a field.
     #[error("`{file}` is not the JSON that was expected: {source}")]
     Json {
-        /// The file's name.
+        /// The file: its path, or its name where there is no folder.
         file: String,
         /// The parser's answer, with line and column.
         source: serde_json::Error,
@@ -168,6 +176,27 @@ pub enum Error {
         feature: &'static str,
         /// The key or tensor that shows it.
         key: String,
+    },
+
+    /// Weights in a scheme that safetensors itself does not know.
+    #[error(
+        "this model is quantised with {scheme} (`{key}` in config.json), which is not supported; use \
+         the original model (bf16, f16 or f32), or a GGUF of it"
+    )]
+    Quantized {
+        /// The scheme, as `AWQ` or `MLX, 4 bits`.
+        scheme: String,
+        /// The key that says so.
+        key: &'static str,
+    },
+    /// Weights that do not fit the memory.
+    #[error(
+        "the weights need {:.1} GB, more memory than there is; take a smaller configuration or fewer \
+         bits", *bytes as f64 / 1e9
+    )]
+    TooLarge {
+        /// Bytes of all weights.
+        bytes: u64,
     },
 
     // --- tensors ---------------------------------------------------------------------------
@@ -402,11 +431,25 @@ pub enum TensorProblem {
         /// The file's alignment in bytes.
         alignment: u64,
     },
+    /// Data that does not begin where the tensor before it ends.
+    #[error(
+        "its data begins at byte {offset}{}; the file is damaged",
+        expected.map_or_else(String::new, |expected| format!(", and the tensor before it ends at {expected}"))
+    )]
+    Misplaced {
+        /// Bytes from the start of the data section.
+        offset: u64,
+        /// Where it should begin: the padded end of the tensor before; `None` past u64.
+        expected: Option<u64>,
+    },
     /// An element type that cannot be computed with.
-    #[error("its type is {name} (id {type_id}), which is not supported; use another quantisation")]
+    #[error(
+        "its type is {name}{}, which is not supported; use another quantisation",
+        type_id.map_or_else(String::new, |id| format!(" (id {id})"))
+    )]
     UnsupportedType {
-        /// ggml's number of the type; 0 for safetensors.
-        type_id: u32,
+        /// ggml's number of the type; `None` for safetensors, which has none.
+        type_id: Option<u32>,
         /// The type's name, or `unknown`.
         name: String,
     },

@@ -103,20 +103,37 @@ impl<'a> Generator<'a> {
     /// [`Error::EmptyPrompt`], [`Error::ContextFull`] before any work, [`Error::NotFinite`], or
     /// what a kernel reports; after a kernel's error the sequence holds the chunks before it.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        match self.feed_while(tokens, None, &mut || ControlFlow::Continue(()))? {
-            Some(Next::All(logits)) => Ok(logits),
-            Some(Next::Best { .. }) | None => Err(Error::EmptyPrompt),
-        }
+        let logits = self.feed_asking(tokens, &mut || ControlFlow::Continue(()))?;
+        logits.ok_or(Error::EmptyPrompt)
     }
 
-    /// As [`Generator::feed`], of the likeliest token alone where the device can tell: what a greedy
-    /// step reads back.
+    /// As [`Generator::feed`], asking before each chunk whether to go on; `None` when not.
     ///
     /// # Errors
     /// As [`Generator::feed`].
-    pub fn feed_greedy(&mut self, tokens: &[u32]) -> Result<Next> {
-        let next = self.feed_while(tokens, Some(1), &mut || ControlFlow::Continue(()))?;
-        next.ok_or(Error::EmptyPrompt)
+    pub fn feed_asking(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
+        match self.feed_while(tokens, None, go_on)? {
+            Some(Next::All(logits)) => Ok(Some(logits)),
+            Some(Next::Best { .. }) => Err(Error::EmptyPrompt),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Generator::feed_asking`], of the likeliest token alone where the device can tell: what a
+    /// greedy step reads back.
+    ///
+    /// # Errors
+    /// As [`Generator::feed`].
+    pub fn feed_greedy(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Next>> {
+        self.feed_while(tokens, Some(1), go_on)
     }
 
     /// As [`Generator::feed`], of the `best` likeliest tokens alone where they are asked for and

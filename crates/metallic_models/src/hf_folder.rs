@@ -53,11 +53,14 @@ impl HfFolder {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             found => found.map(Some),
         };
+        let shown = |name: &str| path.join(name).display().to_string();
         let object = |name: &str| match find(name)? {
-            Some(bytes) => parse_object(name, &bytes),
+            Some(bytes) => parse_object(&shown(name), &bytes),
             None => Ok(Map::new()),
         };
-        let config = parse_object("config.json", &read("config.json")?)?;
+        let config = parse_object(&shown("config.json"), &read("config.json")?)?;
+        check_quantization(&config)
+            .map_err(|error| Error::InFile { path: path.to_owned(), source: Box::new(error) })?;
         let template_file = match find("chat_template.jinja")? {
             Some(bytes) => Some(
                 std::str::from_utf8(&bytes)
@@ -140,8 +143,10 @@ impl HfFolder {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let index: Index = serde_json::from_slice(index)
-            .map_err(|source| Error::Json { file: INDEX.to_owned(), source })?;
+        let index: Index = serde_json::from_slice(index).map_err(|source| Error::Json {
+            file: self.path.join(INDEX).display().to_string(),
+            source,
+        })?;
         let mut shards: BTreeMap<&str, &str> = BTreeMap::new();
         for (tensor, shard) in &index.weight_map {
             // A name, not a path: nothing outside the folder is opened.
@@ -171,7 +176,8 @@ impl HfFolder {
     }
 
     fn add_weights(&mut self, name: &str, file: &HostBytes) -> Result<()> {
-        let in_file = |source| Error::InFile { path: name.into(), source: Box::new(source) };
+        let path = self.path.join(name);
+        let in_file = |source| Error::InFile { path: path.clone(), source: Box::new(source) };
         for mut tensor in read_safetensors(file).map_err(in_file)? {
             if let Some(canonical) = canonical_name(&tensor.name) {
                 tensor.name = canonical;
@@ -181,6 +187,31 @@ impl HfFolder {
         self.weight_bytes = self.weight_bytes.saturating_add(file.len() as u64);
         Ok(())
     }
+}
+
+/// Refuses weights that are codes of a scheme of their own, before their tensors are met.
+///
+/// # Errors
+/// [`Error::Quantized`].
+fn check_quantization(config: &Map<String, Value>) -> Result<()> {
+    let find = |key: &'static str| Some((key, config.get(key)?.as_object()?));
+    // Hugging Face names the method; MLX has groups and bits, under either key.
+    let Some((key, found)) = find("quantization_config").or_else(|| find("quantization")) else {
+        return Ok(());
+    };
+    let method = found.get("quant_method").and_then(Value::as_str).map(str::to_uppercase);
+    let bits = found.get("bits").and_then(Value::as_u64);
+    let name = method.unwrap_or_else(|| {
+        let mlx = bits.is_some() && found.contains_key("group_size");
+        if mlx { "MLX" } else { "an unknown scheme" }.to_owned()
+    });
+    let scheme = bits.map_or_else(|| name.clone(), |bits| format!("{name}, {bits} bits"));
+    Err(Error::Quantized { scheme, key })
+}
+
+/// Whether a path is a file of such a folder, from its name.
+pub(crate) fn is_part(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors" || extension == "json")
 }
 
 /// The JSON object in the bytes of the file `name`.

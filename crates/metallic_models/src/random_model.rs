@@ -29,6 +29,27 @@ pub(crate) fn generate(
     seed: u64,
     dtype: Option<DType>,
 ) -> Result<(ModelConfig, TensorTable)> {
+    let (config, outline) = outline(config, dtype)?;
+    let bytes = outline.bytes();
+    if !is_reservable(bytes) {
+        return Err(Error::TooLarge { bytes });
+    }
+    let mut table = TensorTable::new();
+    for tensor in outline.iter().cloned() {
+        let bytes = HostBytes::new(weights(seed, &tensor));
+        table.push(TensorInfo { bytes, ..tensor })?;
+    }
+    Ok((config, table))
+}
+
+/// As [`generate`], without the weights: tensors have names, types and shapes, and no bytes.
+///
+/// # Errors
+/// As [`generate`].
+pub(crate) fn outline(
+    config: &Map<String, Value>,
+    dtype: Option<DType>,
+) -> Result<(ModelConfig, TensorTable)> {
     let dtype = match dtype {
         Some(dtype) => dtype,
         None => stored_type(config),
@@ -40,13 +61,30 @@ pub(crate) fn generate(
             expected: "a float or quantised type".to_owned(),
         });
     }
-    let config = ModelConfig::from_hf(config, &outline(config)?)?;
-    let maker = Maker { seed, dtype };
+    let config = ModelConfig::from_hf(config, &family(config)?)?;
     let mut table = TensorTable::new();
     for (name, shape) in tensors(&config) {
-        table.push(maker.tensor(name, shape))?;
+        let dtype = match shape[..] {
+            [_, cols] => {
+                let fits = |dtype: &DType| dtype.row_bytes(cols).is_some();
+                let wanted = [dtype, DType::Q8_0, DType::F16];
+                wanted.into_iter().find(fits).unwrap_or(DType::F16)
+            }
+            _ => DType::F32,
+        };
+        table.push(TensorInfo { name, dtype, shape, bytes: HostBytes::new(Vec::new()) })?;
     }
     Ok((config, table))
+}
+
+/// Whether the system gives this many bytes at once: asked before they are filled, since an allocation
+/// that fails ends the process.
+fn is_reservable(bytes: u64) -> bool {
+    let mut probe = Vec::<u8>::new();
+    let reserved = usize::try_from(bytes).is_ok_and(|bytes| probe.try_reserve_exact(bytes).is_ok());
+    // Otherwise the compiler may leave the allocation out.
+    std::hint::black_box(&probe);
+    reserved
 }
 
 /// `torch_dtype` or its newer name; f16 without either.
@@ -61,7 +99,7 @@ fn stored_type(config: &Map<String, Value>) -> DType {
 
 /// The tensors that a configuration is read with, without their bytes: which families have biases,
 /// norms of heads and an output layer of their own.
-fn outline(config: &Map<String, Value>) -> Result<TensorTable> {
+fn family(config: &Map<String, Value>) -> Result<TensorTable> {
     let number = |key: &str| {
         let value = config.get(key).and_then(Value::as_u64);
         usize::try_from(value.unwrap_or(0)).unwrap_or(usize::MAX)
@@ -85,7 +123,7 @@ fn outline(config: &Map<String, Value>) -> Result<TensorTable> {
 }
 
 /// Every tensor of a model, as (name, shape).
-fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let ModelConfig { hidden, ffn, vocab, head_dim, n_heads, n_kv_heads, .. } = *config;
     let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
     let mut all = vec![("token_embd.weight".to_owned(), vec![vocab, hidden])];
@@ -117,58 +155,35 @@ fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-struct Maker {
-    seed: u64,
-    dtype: DType,
+/// The bytes of `tensor`: a matrix, a norm or a bias.
+fn weights(seed: u64, tensor: &TensorInfo) -> Vec<u8> {
+    let (name, elements) = (&tensor.name, tensor.shape.iter().product());
+    match tensor.shape[..] {
+        [_, cols] => numbers(hash(seed, name), tensor.dtype, elements, 1.0 / (cols as f64).sqrt()),
+        _ if name.ends_with("norm.weight") => 1f32.to_le_bytes().repeat(elements),
+        _ => numbers(hash(seed, name), tensor.dtype, elements, BIAS),
+    }
 }
 
-impl Maker {
-    fn tensor(&self, name: String, shape: Vec<usize>) -> TensorInfo {
-        let (dtype, bytes) = match shape[..] {
-            [rows, cols] => {
-                let fits = |dtype: &DType| dtype.row_bytes(cols).is_some();
-                let wanted = [self.dtype, DType::Q8_0, DType::F16];
-                let dtype = wanted.into_iter().find(fits).unwrap_or(DType::F16);
-                (dtype, self.matrix(&name, dtype, rows * cols, 1.0 / (cols as f64).sqrt()))
-            }
-            _ => {
-                let elements = shape.iter().product();
-                let norm = name.ends_with("norm.weight");
-                let bytes = match norm {
-                    true => 1f32.to_le_bytes().repeat(elements),
-                    false => self.matrix(&name, DType::F32, elements, BIAS),
-                };
-                (DType::F32, bytes)
-            }
-        };
-        TensorInfo { name, dtype, shape, bytes: HostBytes::new(bytes) }
-    }
-
-    /// `elements` of `dtype` with this standard deviation, made by all threads.
-    fn matrix(&self, name: &str, dtype: DType, elements: usize, deviation: f64) -> Vec<u8> {
-        let bytes_of = |elements: usize| elements / dtype.block_len() * dtype.block_bytes();
-        let mut bytes = vec![0; bytes_of(elements)];
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        let pieces = elements.div_ceil(PIECE).max(1);
-        let share = pieces.div_ceil(workers);
-        let named = hash(self.seed, name);
-        thread::scope(|scope| {
-            for (worker, part) in bytes.chunks_mut(bytes_of(share * PIECE)).enumerate() {
-                scope.spawn(move || {
-                    for (index, piece) in part.chunks_mut(bytes_of(PIECE)).enumerate() {
-                        let number = (worker * share + index) as u64;
-                        fill(
-                            &mut Random(named ^ number.wrapping_mul(STEP)),
-                            dtype,
-                            deviation,
-                            piece,
-                        );
-                    }
-                });
-            }
-        });
-        bytes
-    }
+/// `elements` of `dtype` with this standard deviation, made by all threads.
+fn numbers(named: u64, dtype: DType, elements: usize, deviation: f64) -> Vec<u8> {
+    let bytes_of = |elements: usize| elements / dtype.block_len() * dtype.block_bytes();
+    let mut bytes = vec![0; bytes_of(elements)];
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let pieces = elements.div_ceil(PIECE).max(1);
+    let share = pieces.div_ceil(workers);
+    thread::scope(|scope| {
+        for (worker, part) in bytes.chunks_mut(bytes_of(share * PIECE)).enumerate() {
+            scope.spawn(move || {
+                for (index, piece) in part.chunks_mut(bytes_of(PIECE)).enumerate() {
+                    let number = (worker * share + index) as u64;
+                    let mut random = Random(named ^ number.wrapping_mul(STEP));
+                    fill(&mut random, dtype, deviation, piece);
+                }
+            });
+        }
+    });
+    bytes
 }
 
 /// FNV-1a of a name, on from a seed.
@@ -274,6 +289,20 @@ mod tests {
         assert_eq!(first.get("output.weight").unwrap().dtype, DType::Bf16);
         let (_, tied) = generate(&config(true), 7, None).unwrap();
         assert!(tied.find("output.weight").is_none());
+    }
+
+    #[test]
+    fn weights_beyond_the_memory_are_an_error_and_their_outline_is_none() {
+        let mut config = config(true);
+        for key in ["hidden_size", "intermediate_size"] {
+            config.insert(key.to_owned(), (1u64 << 22).into());
+        }
+        config.insert("num_hidden_layers".to_owned(), 4096.into());
+        let error = generate(&config, 0, None).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { bytes } if bytes > 1 << 50), "{error}");
+        let (_, outline) = outline(&config, None).unwrap();
+        let down = outline.get("blk.4095.ffn_down.weight").unwrap();
+        assert_eq!((down.byte_len(), down.bytes.len()), (1 << 45, 0));
     }
 
     #[test]

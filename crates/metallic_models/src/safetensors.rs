@@ -29,7 +29,7 @@ pub fn read_safetensors(file: &HostBytes) -> Result<Vec<TensorInfo>> {
             Dtype::BF16 => DType::Bf16,
             other => {
                 let type_name = format!("{other:?}").to_lowercase();
-                return Err(bad(TensorProblem::UnsupportedType { type_id: 0, name: type_name }));
+                return Err(bad(TensorProblem::UnsupportedType { type_id: None, name: type_name }));
             }
         };
         if info.shape.is_empty() {

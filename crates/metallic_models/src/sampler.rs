@@ -164,6 +164,15 @@ impl Sampler {
         }
     }
 
+    /// Takes `tokens` for the whole text so far, whatever was accepted before.
+    pub fn retell(&mut self, tokens: &[u32]) {
+        self.recent.clear();
+        self.counts.clear();
+        for &token in tokens {
+            self.accept(token);
+        }
+    }
+
     /// Forgets the text so far and begins the random sequence anew.
     pub fn reset(&mut self) {
         self.recent.clear();

@@ -2,6 +2,7 @@
 //!
 //! Not: what is computed from it. Tensors have GGUF's names in both cases.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use metallic::tensor::{DType, HostBytes};
 use crate::chat_template::ChatTemplate;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata};
-use crate::hf_folder::{HfFolder, MapFile, parse_object};
+use crate::hf_folder::{self, HfFolder, MapFile, parse_object};
 use crate::random_model;
 use crate::tensors::{TensorInfo, TensorTable};
 use crate::tiny;
@@ -44,6 +45,11 @@ impl ModelFiles {
             |path: &Path, source| Error::InFile { path: path.into(), source: Box::new(source) };
         let file = match std::fs::metadata(path) {
             Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+            Ok(metadata) if !metadata.is_dir() && hf_folder::is_part(path) => {
+                let folder = path.parent().filter(|folder| *folder != Path::new(""));
+                let folder = folder.unwrap_or(Path::new(".")).to_owned();
+                return Err(Error::FileOfFolder { path: path.to_owned(), folder });
+            }
             Ok(metadata) if !metadata.is_dir() => path.to_owned(),
             Ok(_) if HfFolder::is_at(path) => {
                 let folder = HfFolder::open(path, map)?;
@@ -87,12 +93,24 @@ impl ModelFiles {
     /// tokenizer is the embedded model's.
     ///
     /// # Errors
-    /// [`Error::Json`] for bytes that are no object; as [`ModelConfig::from_hf`].
+    /// [`Error::Json`] for bytes that are no object, [`Error::TooLarge`]; as [`ModelConfig::from_hf`].
     pub fn random(config: &[u8], seed: u64, dtype: Option<DType>) -> Result<Self> {
         let config = parse_object("config.json", config)?;
-        let (config, tensors) = random_model::generate(&config, seed, dtype)?;
+        Ok(Self::from_random(random_model::generate(&config, seed, dtype)?, seed))
+    }
+
+    /// As [`ModelFiles::random`], without the weights: to look at, not to run.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::random`], whatever the size.
+    pub fn random_outline(config: &[u8], seed: u64, dtype: Option<DType>) -> Result<Self> {
+        let config = parse_object("config.json", config)?;
+        Ok(Self::from_random(random_model::outline(&config, dtype)?, seed))
+    }
+
+    fn from_random((config, tensors): (ModelConfig, TensorTable), seed: u64) -> Self {
         let name = format!("random {} (seed {seed})", config.architecture);
-        Ok(Self { files: Files::Random(Box::new(tensors)), config, name })
+        Self { files: Files::Random(Box::new(tensors)), config, name }
     }
 
     /// The shape of the model.
@@ -137,6 +155,19 @@ impl ModelFiles {
     /// [`Error::MissingTensor`], [`Error::BadTensor`] with both shapes.
     pub fn tensor_shaped(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
         self.tensors().get_shaped(name, shape)
+    }
+
+    /// Names of tensors that nothing is computed from: what the file has beyond its configuration.
+    /// Factors of rotary embeddings, which old converters stored, are not counted.
+    pub fn unused_tensors(&self) -> Vec<&str> {
+        let used: HashSet<String> =
+            random_model::tensors(&self.config).into_iter().map(|(name, _)| name).collect();
+        let known = |name: &str| {
+            let factors = name == "rope_freqs.weight" || name.ends_with(".rotary_emb.inv_freq");
+            factors || (name == "output.weight" && self.config.tied_output)
+        };
+        let names = self.tensors().iter().map(|tensor| tensor.name.as_str());
+        names.filter(|name| !used.contains(*name) && !known(name)).collect()
     }
 
     /// Builds the tokenizer: some tenths of a second for a large vocabulary.

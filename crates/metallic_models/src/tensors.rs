@@ -16,7 +16,7 @@ pub struct TensorInfo {
     /// Axis lengths, outermost first (rows, then columns); at least one, none is 0.
     pub shape: Vec<usize>,
     /// Row-major data, exactly as long as `dtype` and `shape` call for. The start may lie at
-    /// any address: not every file keeps elements aligned.
+    /// any address: not every file keeps elements aligned. Empty in an outline, which has no weights.
     pub bytes: HostBytes,
 }
 
@@ -24,6 +24,13 @@ impl TensorInfo {
     /// Number of elements.
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product()
+    }
+
+    /// Bytes that `dtype` and `shape` call for, saturating.
+    pub fn byte_len(&self) -> u64 {
+        let elements = usize::try_from(self.elements()).ok();
+        let bytes = elements.and_then(|elements| self.dtype.row_bytes(elements));
+        bytes.map_or(u64::MAX, |bytes| bytes as u64)
     }
 }
 
@@ -100,7 +107,7 @@ impl TensorTable {
 
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum()
+        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.byte_len()))
     }
 
     /// The element type that holds most elements; `None` for an empty table.

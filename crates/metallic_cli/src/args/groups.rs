@@ -7,6 +7,7 @@ use metallic::dispatch::{Backend, Policy, Segments, Share};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
 
+use super::twins::is_from_twin;
 use super::{LogitBias, values};
 
 #[derive(Clone, Debug, Args)]
@@ -44,7 +45,6 @@ pub(crate) struct GenerateArgs {
         visible_aliases = ["max-tokens", "predict"],
         value_name = "N",
         default_value = "-1",
-        allow_negative_numbers = true,
         value_parser = values::count_or_all
     )]
     pub(crate) n_predict: i64,
@@ -53,6 +53,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) ignore_eos: bool,
     /// Stop before this text; may be given several times
     #[arg(short = 'r', long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT")]
+    #[arg(allow_hyphen_values = true, value_parser = values::some_text)]
     pub(crate) stop: Vec<String>,
 }
 
@@ -60,45 +61,45 @@ pub(crate) struct GenerateArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Seed; -1 for a random one
-    #[arg(short, long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", default_value = "-1")]
     #[arg(value_parser = values::count_or_all)]
     pub(crate) seed: i64,
     /// Temperature; 0 always takes the likeliest token
     #[arg(long, visible_alias = "temperature", value_name = "F", default_value = "0.8")]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = values::not_negative)]
     pub(crate) temp: f32,
-    /// Keep this many of the likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "N", default_value = "40", allow_negative_numbers = true)]
+    /// Keep this many of the likeliest tokens; 0 or -1 keeps all
+    #[arg(long, value_name = "N", default_value = "40", value_parser = values::count_or_all)]
     pub(crate) top_k: i64,
     /// Keep the likeliest tokens of this probability together
-    #[arg(long, value_name = "F", default_value = "0.95", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value = "0.95")]
     pub(crate) top_p: f32,
     /// Keep tokens at least this many times as likely as the likeliest
-    #[arg(long, value_name = "F", default_value = "0.05", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value = "0.05")]
     pub(crate) min_p: f32,
     /// Keep tokens about as surprising as expected, of this probability together
     #[arg(long, visible_alias = "typical-p", value_name = "F", default_value = "1")]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = values::above_zero)]
     pub(crate) typical: f32,
     /// Tokens that the penalties look back at; -1 for all
-    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "64")]
     #[arg(value_parser = values::count_or_all)]
     pub(crate) repeat_last_n: i64,
     /// Divides the logits of recent tokens
-    #[arg(long, value_name = "F", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value = "1")]
     pub(crate) repeat_penalty: f32,
     /// Subtracted from the logits of recent tokens
-    #[arg(long, value_name = "F", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value = "0")]
     pub(crate) presence_penalty: f32,
     /// Subtracted from the logits of recent tokens, for each time they came
-    #[arg(long, value_name = "F", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value = "0")]
     pub(crate) frequency_penalty: f32,
     /// Added to the logit of one token, as 15+1.5 or 15-inf; may be given several times
     #[arg(long, value_name = "ID(+|-)BIAS", value_parser = values::logit_bias)]
     pub(crate) logit_bias: Vec<LogitBias>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Context")]
 pub(crate) struct ContextArgs {
     /// Tokens of the context; 0 for the model's own [default: what is needed, at least 4096, at most the model's]
@@ -107,9 +108,9 @@ pub(crate) struct ContextArgs {
     /// Tokens processed together, an upper bound of --ubatch-size
     #[arg(short, long, value_name = "N", default_value = "2048", value_parser = values::positive)]
     pub(crate) batch_size: usize,
-    /// Tokens of a prompt processed in one step (-ub)
-    #[arg(long, value_name = "N", default_value = "512", value_parser = values::positive)]
-    pub(crate) ubatch_size: usize,
+    /// Tokens of a prompt processed in one step (-ub) [default: 512, on cuda 2048]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub(crate) ubatch_size: Option<usize>,
     /// Type of cached keys: f16, bf16, f32 or q8_0 (-ctk) [default: f16, with --exact f32]
     #[arg(long, value_name = "TYPE", value_parser = values::cache_type)]
     pub(crate) cache_type_k: Option<DType>,
@@ -122,7 +123,7 @@ pub(crate) struct ContextArgs {
     pub(crate) exact: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Device and backend")]
 pub(crate) struct BackendArgs {
     /// Device to run on; see `metallic devices`
@@ -134,6 +135,9 @@ pub(crate) struct BackendArgs {
     /// Threads [default: all cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<usize>,
+    /// Vector instructions that the cpu may use: auto, or scalar, avx2 and such; see `metallic devices`
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) cpu_level: Option<String>,
     /// How attention runs: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
     pub(crate) sdpa_backend: Option<Policy>,
@@ -165,6 +169,9 @@ pub(crate) struct BackendArgs {
     /// Say what was chosen and why
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// The files that the command reads, which no output may be.
+    #[arg(skip)]
+    pub(crate) inputs: Vec<PathBuf>,
     /// `--sdpa-backend` came from its environment twin.
     #[arg(skip)]
     pub(crate) sdpa_backend_from_env: bool,
@@ -183,11 +190,12 @@ pub(crate) struct BackendArgs {
 }
 
 impl BackendArgs {
+    /// Which settings came from environment twins.
     pub(super) fn note_sources(&mut self, matches: &ArgMatches) {
-        self.sdpa_backend_from_env = super::from_env(matches, "sdpa_backend");
-        self.backend_from_env = super::from_env(matches, "backend");
-        self.segments_from_env = super::from_env(matches, "segments");
-        self.rollout_from_env = super::from_env(matches, "sdpa_rollout");
-        self.graph_engine_from_env = super::from_env(matches, "graph_engine");
+        self.sdpa_backend_from_env = is_from_twin(matches, "sdpa_backend");
+        self.backend_from_env = is_from_twin(matches, "backend");
+        self.segments_from_env = is_from_twin(matches, "segments");
+        self.rollout_from_env = is_from_twin(matches, "sdpa_rollout");
+        self.graph_engine_from_env = is_from_twin(matches, "graph_engine");
     }
 }

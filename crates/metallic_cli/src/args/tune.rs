@@ -15,23 +15,23 @@ pub(crate) struct TuneArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Sequences
-    #[arg(long, value_name = "LIST", default_value = "1", value_parser = values::int_list)]
+    #[arg(long, value_name = "LIST", default_value = "1", value_parser = values::positive_list)]
     pub(crate) batch: IntList,
     /// Query heads
-    #[arg(long, value_name = "LIST", default_value = "14", value_parser = values::int_list)]
+    #[arg(long, value_name = "LIST", default_value = "14", value_parser = values::positive_list)]
     pub(crate) q_heads: IntList,
     /// Key and value heads
-    #[arg(long, value_name = "LIST", default_value = "2", value_parser = values::int_list)]
+    #[arg(long, value_name = "LIST", default_value = "2", value_parser = values::positive_list)]
     pub(crate) kv_heads: IntList,
     /// Queries of each sequence; combinations with fewer keys are left out
-    #[arg(long, value_name = "LIST", default_value = "1,512", value_parser = values::int_list)]
+    #[arg(long, value_name = "LIST", default_value = "1,512", value_parser = values::positive_list)]
     pub(crate) q_len: IntList,
     /// Keys of each sequence
     #[arg(long, value_name = "LIST", default_value = "512,4096")]
-    #[arg(value_parser = values::int_list)]
+    #[arg(value_parser = values::positive_list)]
     pub(crate) kv_len: IntList,
     /// Width of queries, keys and values
-    #[arg(long, value_name = "LIST", default_value = "64", value_parser = values::int_list)]
+    #[arg(long, value_name = "LIST", default_value = "64", value_parser = values::positive_list)]
     pub(crate) head_dim: IntList,
     /// Element types
     #[arg(long, value_name = "LIST", default_value = "f16", value_delimiter = ',')]

@@ -87,6 +87,31 @@ pub(super) fn context(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A text of at least one byte: an empty one ends nothing.
+pub(super) fn some_text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected a text".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A number that is one.
+pub(super) fn finite(text: &str) -> Result<f32, String> {
+    number(text, "expected a finite number", |_| true)
+}
+
+/// A number from 0.
+pub(super) fn not_negative(text: &str) -> Result<f32, String> {
+    number(text, "expected a finite number from 0", |number| number >= 0.0)
+}
+
+/// A number above 0.
+pub(super) fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, "expected a finite number above 0", |number| number > 0.0)
+}
+
+fn number(text: &str, expected: &str, fits: fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|number: &f32| number.is_finite() && fits(*number));
+    number.ok_or_else(|| expected.to_owned())
+}
+
 /// More threads than any machine has, and far fewer than a system refuses to start.
 const MAX_THREADS: usize = 4096;
 
@@ -123,6 +148,32 @@ pub(crate) struct IntList(pub(crate) Vec<usize>);
 /// Most values of one list, so that a slip of the hand does not fill the memory.
 const MOST_VALUES: usize = 10_000;
 
+/// `-pg`: tokens of a prompt and of the generation after it, as `512,128`.
+pub(super) fn prompt_and_generation(text: &str) -> Result<(usize, usize), String> {
+    let expected = || "expected two whole numbers, not both 0, as 512,128".to_owned();
+    let (prompt, generation) = text.split_once(',').ok_or_else(expected)?;
+    match (context(prompt), context(generation)) {
+        (Ok(0), Ok(0)) => Err(expected()),
+        (Ok(prompt), Ok(generation)) => Ok((prompt, generation)),
+        _ => Err(expected()),
+    }
+}
+
+/// An [`IntList`] of lengths, none of which is 0.
+pub(super) fn positive_list(text: &str) -> Result<IntList, String> {
+    let list = int_list(text)?;
+    if list.0.contains(&0) { Err("expected whole numbers from 1".to_owned()) } else { Ok(list) }
+}
+
+/// An [`IntList`] of numbers of threads.
+pub(super) fn thread_list(text: &str) -> Result<IntList, String> {
+    let list = positive_list(text)?;
+    match list.0.iter().find(|count| **count > MAX_THREADS) {
+        Some(_) => Err(format!("expected whole numbers from 1 to {MAX_THREADS}")),
+        None => Ok(list),
+    }
+}
+
 /// A flag that takes an [`IntList`].
 pub(super) fn int_list(text: &str) -> Result<IntList, String> {
     let expected = || "expected numbers, as 512 or 128,256 or 128-512+128 or 1-8*2".to_owned();
@@ -151,6 +202,9 @@ pub(super) fn int_list(text: &str) -> Result<IntList, String> {
     if values.len() > MOST_VALUES {
         return Err(format!("more than {MOST_VALUES} values"));
     }
+    if values.iter().any(|value| *value > MAX_CONTEXT) {
+        return Err(format!("expected numbers up to {MAX_CONTEXT}"));
+    }
     Ok(IntList(values))
 }
 
@@ -166,9 +220,26 @@ mod tests {
         assert_eq!(list("128-512+128"), [128, 256, 384, 512]);
         assert_eq!(list("1-8*2,9"), [1, 2, 4, 8, 9]);
         assert_eq!(list("2-4"), [2, 3, 4]);
+        assert!(int_list("18446744073709551615").unwrap_err().contains("up to 1073741824"));
+        assert!(positive_list("0,1").is_err() && thread_list("1,5000").is_err());
+        assert_eq!(thread_list("1,4").unwrap().0, [1, 4]);
+        assert_eq!(prompt_and_generation("16,4"), Ok((16, 4)));
+        for bad in ["16", "0,0", "1,-1", "1,2,3"] {
+            assert!(prompt_and_generation(bad).is_err(), "{bad}");
+        }
         for bad in ["", "x", "4-2", "1-8+0", "1-8*1", "0-8*2", "0-99999999", "1,,2", "-1"] {
             assert!(int_list(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn numbers_in_their_ranges() {
+        assert_eq!(
+            (not_negative("0"), above_zero("0.5"), finite("-1")),
+            (Ok(0.0), Ok(0.5), Ok(-1.0))
+        );
+        assert!(not_negative("-1").is_err() && above_zero("0").is_err() && finite("nan").is_err());
+        assert!(some_text("").is_err());
     }
 
     #[test]

@@ -3,24 +3,26 @@
 //! Tokens are fixed. Each step reads back what `run --temp 0` does, the likeliest token where the device
 //! can pick it; tokenisation is not measured.
 
+mod floor;
 mod table;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metallic::Context;
-use metallic_devices::cpu::limits::Limits;
 use metallic_models::generate::Generator;
 use serde_json::{Value, json};
 
-use super::bench_limits;
-use crate::args::BenchArgs;
+use super::bench_limits::{self, DeviceLimits};
+use crate::args::{BackendArgs, BenchArgs, BenchLists, ContextArgs};
 use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
-use crate::{device, interrupt, summary};
-use table::Table;
+use crate::output::note;
+use crate::{device, interrupt, memory, summary};
+use table::{Extra, Table};
 
-/// One test: `pp512 @ d128` or `tg128`.
+/// One test: `pp512 @ d128`, `tg128` or `pp512+tg128`.
 #[derive(Clone, Copy)]
 struct Test {
     n_prompt: usize,
@@ -30,9 +32,10 @@ struct Test {
 
 impl Test {
     fn name(self) -> String {
-        let name = match self.n_prompt {
-            0 => format!("tg{}", self.n_gen),
-            n_prompt => format!("pp{n_prompt}"),
+        let name = match (self.n_prompt, self.n_gen) {
+            (0, n_gen) => format!("tg{n_gen}"),
+            (n_prompt, 0) => format!("pp{n_prompt}"),
+            (n_prompt, n_gen) => format!("pp{n_prompt}+tg{n_gen}"),
         };
         if self.n_depth > 0 { format!("{name} @ d{}", self.n_depth) } else { name }
     }
@@ -40,59 +43,105 @@ impl Test {
     fn tokens(self) -> usize {
         self.n_prompt + self.n_gen
     }
+
+    /// Positions of the cache at its end.
+    fn positions(self) -> usize {
+        self.n_depth + self.tokens()
+    }
 }
 
 /// Runs all tests and prints a row for each as it is there.
 ///
 /// # Errors
-/// Whatever is wrong with flags, model or device; a test that does not fit the context.
+/// Whatever is wrong with flags, model or device; a test that does not fit the context;
+/// [`Error::Interrupted`] after Ctrl-C, without a row for the test it came in.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let tests = tests(args);
-    let limits = args.limits.then(|| bench_limits::of(&args.backend)).transpose()?;
-    let ctx = device::open_for_model(&args.backend, args.context.exact)?;
-    let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
-    let longest = tests.iter().map(|test| test.n_depth + test.tokens()).max().unwrap_or(0);
-    let context = match args.context.ctx_size {
-        Some(size) if size > 0 => size,
-        _ => loaded.model.config().context_length.max(longest),
+    let Some(longest) = tests.iter().copied().max_by_key(|test| test.positions()) else {
+        return Err(Error::NothingToMeasure);
     };
-    if let Some(test) = tests.iter().find(|test| test.n_depth + test.tokens() > context) {
-        let (depth, tokens) = (test.n_depth, test.tokens());
-        return Err(Error::BenchTooLong { depth, tokens, context });
-    }
-    interrupt::install();
-    let mut tables = vec![Table::new(args.output, Box::new(io::stdout()))];
+    let extra = Extra::of(&args.lists);
+    let mut tables = vec![Table::new(args.output, extra, Box::new(io::stdout()))];
     if let Some(format) = args.output_err {
-        tables.push(Table::new(format, Box::new(io::stderr())));
+        tables.push(Table::new(format, extra, Box::new(io::stderr())));
     }
-    for test in tests {
-        let samples = measure(args, &ctx, &loaded, test)?;
-        let mut row = row(args, &ctx, &loaded, test, &samples);
-        if let Some(limits) = &limits {
-            let (share, bound) = share_of_limit(args, &loaded, test, &samples, limits);
-            row["share_of_limit"] = json!(share);
-            row["bound_by"] = json!(bound);
-            row["limits"] = bench_limits::to_json(limits);
+    let ran = threads(args).into_iter().try_for_each(|threads| {
+        let backend = BackendArgs { threads, ..args.backend.clone() };
+        let limits = args.limits.then(|| bench_limits::of(&backend)).transpose()?;
+        let ctx = device::open_for_model(&backend, args.context.exact)?;
+        let loaded = model::load(&ctx, &args.model, args.context.exact, backend.verbose)?;
+        check_length(args, &loaded, longest)?;
+        interrupt::install();
+        for context in contexts(args) {
+            let setting = Setting { args, context: &context, threads, ctx: &ctx, loaded: &loaded };
+            for &test in &tests {
+                let row = setting.row(test, limits.as_ref())?;
+                tables.iter_mut().try_for_each(|table| table.row(&row))?;
+            }
         }
-        tables.iter_mut().try_for_each(|table| table.row(&row))?;
-        if interrupt::is_set() {
-            break;
-        }
-    }
+        device::finish(&ctx)
+    });
+    // What was measured before a failure or Ctrl-C is whole all the same.
     tables.into_iter().try_for_each(Table::finish)?;
-    device::finish(&ctx)
+    ran
 }
 
 fn tests(args: &BenchArgs) -> Vec<Test> {
     let mut tests = Vec::new();
     for &n_depth in &args.n_depth.0 {
-        let prompt = |&n_prompt: &usize| Test { n_prompt, n_gen: 0, n_depth };
-        let generation = |&n_gen: &usize| Test { n_prompt: 0, n_gen, n_depth };
-        tests.extend(args.n_prompt.0.iter().map(prompt));
-        tests.extend(args.n_gen.0.iter().map(generation));
+        let test = |n_prompt, n_gen| Test { n_prompt, n_gen, n_depth };
+        tests.extend(args.n_prompt.0.iter().map(|&n_prompt| test(n_prompt, 0)));
+        tests.extend(args.n_gen.0.iter().map(|&n_gen| test(0, n_gen)));
+        tests.extend(args.pg.iter().map(|&(n_prompt, n_gen)| test(n_prompt, n_gen)));
     }
     tests.retain(|test| test.tokens() > 0);
     tests
+}
+
+/// The numbers of threads; one entry without a number for the default.
+fn threads(args: &BenchArgs) -> Vec<Option<usize>> {
+    match &args.lists.threads[..] {
+        [] => vec![None],
+        several => several.iter().copied().map(Some).collect(),
+    }
+}
+
+/// The settings of the context, one for each combination of the lists.
+fn contexts(args: &BenchArgs) -> Vec<ContextArgs> {
+    fn each<T: Copy>(list: &[T]) -> Vec<Option<T>> {
+        if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() }
+    }
+    let BenchLists { ubatch_sizes, cache_types_k, cache_types_v, .. } = &args.lists;
+    let mut contexts = Vec::new();
+    for ubatch_size in each(ubatch_sizes) {
+        for cache_type_k in each(cache_types_k) {
+            for cache_type_v in each(cache_types_v) {
+                let ubatch_size = ubatch_size.or(args.context.ubatch_size);
+                let context = args.context.clone();
+                contexts.push(ContextArgs { ubatch_size, cache_type_k, cache_type_v, ..context });
+            }
+        }
+    }
+    contexts
+}
+
+/// # Errors
+/// [`Error::BenchTooLong`] where a context was asked for and `longest` is beyond it.
+fn check_length(args: &BenchArgs, loaded: &Loaded, longest: Test) -> Result<()> {
+    let (model, needed) = (loaded.model.config().context_length, longest.positions());
+    match args.context.ctx_size {
+        Some(context) if context > 0 && needed > context => {
+            let (depth, tokens) = (longest.n_depth, longest.tokens());
+            Err(Error::BenchTooLong { depth, tokens, context })
+        }
+        _ => {
+            if needed > model {
+                let name = longest.name();
+                note!("warning: {name} is more than the {model} tokens the model was made for");
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Durations in ns: the first, cold one apart from the rest.
@@ -100,133 +149,118 @@ struct Samples {
     cold_ns: f64,
     warm_ns: Vec<f64>,
     backends: String,
+    /// Whether halves of blocks ran as one op each.
+    segments: bool,
 }
 
-fn measure(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test) -> Result<Samples> {
-    let vocab = loaded.model.config().vocab;
-    // Any tokens will do; these are all different and the same every time.
-    let token = |index: usize| (index * 7919 % vocab) as u32;
-    let total = test.n_depth + test.tokens();
-    let cache = args.context.cache(total, total);
-    let mut generator = Generator::new(ctx, &loaded.model, cache, args.context.step())?;
-    let depth: Vec<u32> = (0..test.n_depth).map(token).collect();
-    let prompt: Vec<u32> = (test.n_depth..total).map(token).collect();
-    let before = summary::attention_runs(ctx);
-    let mut once = || -> Result<f64> {
-        generator.truncate(test.n_depth);
-        if generator.tokens().len() < test.n_depth {
-            generator.feed(&depth)?;
-        }
-        let start = Instant::now();
-        if test.n_prompt > 0 {
-            generator.feed_greedy(&prompt)?;
-        } else {
-            for &token in &prompt {
-                generator.feed_greedy(&[token])?;
+/// What a test runs with.
+struct Setting<'a> {
+    args: &'a BenchArgs,
+    context: &'a ContextArgs,
+    threads: Option<usize>,
+    ctx: &'a Context,
+    loaded: &'a Loaded,
+}
+
+impl Setting<'_> {
+    fn measure(&self, test: Test) -> Result<Samples> {
+        let Setting { args, context, ctx, loaded, .. } = *self;
+        let vocab = loaded.model.config().vocab;
+        // Any tokens will do; these are all different and the same every time.
+        let token = |index: usize| (index * 7919 % vocab) as u32;
+        let total = test.positions();
+        let cache = context.cache(total, total);
+        let step = context.step(ctx.device().id().kind);
+        memory::check_context(ctx, &loaded.files, &cache, (total, step))?;
+        let mut generator = Generator::new(ctx, &loaded.model, cache, step)?;
+        let depth: Vec<u32> = (0..test.n_depth).map(token).collect();
+        let tokens: Vec<u32> = (test.n_depth..total).map(token).collect();
+        let (prompt, generated) = tokens.split_at(test.n_prompt);
+        let before = [summary::attention_runs(ctx), summary::segment_runs(ctx)];
+        let mut once = || -> Result<f64> {
+            let feed = |generator: &mut Generator<'_>, tokens: &[u32]| -> Result<()> {
+                generator.feed_greedy(tokens, &mut go_on)?;
+                interrupt::check()
+            };
+            generator.truncate(test.n_depth);
+            if generator.tokens().len() < test.n_depth {
+                feed(&mut generator, &depth)?;
             }
+            let start = Instant::now();
+            if !prompt.is_empty() {
+                feed(&mut generator, prompt)?;
+            }
+            generated.chunks(1).try_for_each(|token| feed(&mut generator, token))?;
+            Ok(start.elapsed().as_nanos() as f64)
+        };
+        let cold_ns = once()?;
+        let warm_ns = (0..args.repetitions).map(|_| once()).collect::<Result<Vec<_>>>()?;
+        let [attention, segments] = &before;
+        let ran = summary::attention_runs(ctx).into_iter().filter(|run| !attention.contains(run));
+        let mut backends: Vec<_> = ran.map(|run| run.selection.backend.name()).collect();
+        backends.dedup();
+        let segments = summary::segment_runs(ctx).iter().any(|run| !segments.contains(run));
+        Ok(Samples { cold_ns, warm_ns, backends: backends.join("+"), segments })
+    }
+
+    /// Measures `test` and writes down what came out.
+    fn row(&self, test: Test, limits: Option<&DeviceLimits>) -> Result<Value> {
+        let samples = self.measure(test)?;
+        let Setting { args, context, ctx, loaded: Loaded { files, .. }, .. } = *self;
+        let rate = |ns: f64| test.tokens() as f64 * 1e9 / ns.max(1.0);
+        let rates: Vec<f64> = samples.warm_ns.iter().map(|&ns| rate(ns)).collect();
+        let (avg_ns, stddev_ns) = mean_and_deviation(&samples.warm_ns);
+        let (avg_ts, stddev_ts) = mean_and_deviation(&rates);
+        let all = || std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let filename = args.model.model.as_deref().unwrap_or("(embedded)");
+        let mut row = json!({
+            // llama-bench's word for a build that does not know its commit.
+            "build_commit": "unknown",
+            "build_version": env!("CARGO_PKG_VERSION"),
+            "cpu_info": ctx.device().description(),
+            "backends": ctx.device().id().kind.to_uppercase(),
+            "model_filename": filename,
+            "model_type": format!("{} {}", files.config().architecture, files.quantization()),
+            "model_size": files.tensors().bytes(),
+            "model_n_params": files.parameters(),
+            "n_batch": context.batch_size,
+            "n_ubatch": context.step(ctx.device().id().kind),
+            "n_threads": self.threads.unwrap_or_else(all),
+            "type_k": context.cache_types().0.name(),
+            "type_v": context.cache_types().1.name(),
+            "n_prompt": test.n_prompt,
+            "n_gen": test.n_gen,
+            "n_depth": test.n_depth,
+            "test": test.name(),
+            "test_time": now,
+            "avg_ns": avg_ns,
+            "stddev_ns": stddev_ns,
+            "avg_ts": avg_ts,
+            "stddev_ts": stddev_ts,
+            "samples_ns": samples.warm_ns,
+            "samples_ts": rates,
+            "device": ctx.device().id().to_string(),
+            "sdpa_backend": samples.backends,
+            "segments": samples.segments,
+            "cold_ns": samples.cold_ns,
+            "cold_ts": rate(samples.cold_ns),
+            "warm_ts": avg_ts,
+        });
+        if let Some(limits) = limits {
+            let (floor_s, bound) = floor::of(self, test, limits)?;
+            row["share_of_limit"] = json!(floor_s * 1e9 / avg_ns);
+            row["bound_by"] = json!(bound);
+            row["floor_ns"] = json!(floor_s * 1e9);
+            row["limits"] = limits.to_json();
         }
-        Ok(start.elapsed().as_nanos() as f64)
-    };
-    let cold_ns = once()?;
-    let mut warm_ns = Vec::new();
-    while warm_ns.len() < args.repetitions && !interrupt::is_set() {
-        warm_ns.push(once()?);
+        Ok(row)
     }
-    let ran = summary::attention_runs(ctx).into_iter().filter(|run| !before.contains(run));
-    let mut backends: Vec<_> = ran.map(|run| run.selection.backend.name()).collect();
-    backends.dedup();
-    Ok(Samples { cold_ns, warm_ns, backends: backends.join("+") })
 }
 
-fn row(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test, samples: &Samples) -> Value {
-    let Loaded { files, .. } = loaded;
-    let rate = |ns: f64| test.tokens() as f64 * 1e9 / ns.max(1.0);
-    let rates: Vec<f64> = samples.warm_ns.iter().map(|&ns| rate(ns)).collect();
-    let (avg_ns, stddev_ns) = mean_and_deviation(&samples.warm_ns);
-    let (avg_ts, stddev_ts) = mean_and_deviation(&rates);
-    let threads = args
-        .backend
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |threads| threads.get()));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let filename = args.model.model.as_deref().unwrap_or("(embedded)");
-    json!({
-        "build_commit": env!("CARGO_PKG_VERSION"),
-        "cpu_info": ctx.device().description(),
-        "backends": ctx.device().id().kind.to_uppercase(),
-        "model_filename": filename,
-        "model_type": format!("{} {}", files.config().architecture, files.quantization()),
-        "model_size": files.tensors().bytes(),
-        "model_n_params": files.parameters(),
-        "n_batch": args.context.batch_size,
-        "n_ubatch": args.context.ubatch_size,
-        "n_threads": threads,
-        "type_k": args.context.cache_types().0.name(),
-        "type_v": args.context.cache_types().1.name(),
-        "n_prompt": test.n_prompt,
-        "n_gen": test.n_gen,
-        "n_depth": test.n_depth,
-        "test": test.name(),
-        "test_time": now,
-        "avg_ns": avg_ns,
-        "stddev_ns": stddev_ns,
-        "avg_ts": avg_ts,
-        "stddev_ts": stddev_ts,
-        "samples_ns": samples.warm_ns,
-        "samples_ts": rates,
-        "device": ctx.device().id().to_string(),
-        "sdpa_backend": samples.backends,
-        "segments": ctx.registry().segments().0,
-        "cold_ns": samples.cold_ns,
-        "cold_ts": rate(samples.cold_ns),
-        "warm_ts": avg_ts,
-    })
-}
-
-/// The share of the binding limit that a test reached, and which limit that is.
-///
-/// Generation reads every weight once for each token (an embedding table that is not also the
-/// output only row by row, which counts as nothing) and every live key and value. A prompt reads
-/// the weights once and multiplies each of them with every token.
-fn share_of_limit(
-    args: &BenchArgs,
-    loaded: &Loaded,
-    test: Test,
-    samples: &Samples,
-    limits: &Limits,
-) -> (f64, &'static str) {
-    let tensors = loaded.files.tensors();
-    let separate_output = tensors.find("output.weight").is_some();
-    let used =
-        tensors.iter().filter(|tensor| !(separate_output && tensor.name == "token_embd.weight"));
-    let (mut weight_bytes, mut weights) = (0.0, 0.0);
-    for tensor in used {
-        weight_bytes += tensor.bytes.len() as f64;
-        weights += tensor.elements() as f64;
-    }
-    let kv_bytes = |len: usize| {
-        let cache = args.context.cache(len, len);
-        cache.bytes(loaded.model.config(), len).unwrap_or_default() as f64
-    };
-    let tokens = test.tokens() as f64;
-    let (flops, bytes) = if test.n_prompt > 0 {
-        (2.0 * weights * tokens, weight_bytes)
-    } else {
-        let halfway = test.n_depth + test.n_gen / 2;
-        (0.0, (weight_bytes + kv_bytes(halfway)) * tokens)
-    };
-    let rounded = !args.context.exact && loaded.files.quantization().starts_with('Q');
-    let (rate, arithmetic) = match limits.int8_gops {
-        Some(gops) if rounded => (gops, "int8"),
-        _ => (limits.f32_gflops, "f32"),
-    };
-    let (arithmetic_s, memory_s) = (flops / rate / 1e9, bytes / limits.read_gbytes / 1e9);
-    let seconds = mean_and_deviation(&samples.warm_ns).0 / 1e9;
-    if arithmetic_s > memory_s {
-        (arithmetic_s / seconds, arithmetic)
-    } else {
-        (memory_s / seconds, "memory")
-    }
+/// Goes on until Ctrl-C.
+fn go_on() -> ControlFlow<()> {
+    if interrupt::is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Mean and the deviation of a sample, 0 for less than two values.
@@ -247,6 +281,7 @@ mod tests {
         let test = |n_prompt, n_gen, n_depth| Test { n_prompt, n_gen, n_depth }.name();
         assert_eq!(test(512, 0, 0), "pp512");
         assert_eq!(test(0, 128, 64), "tg128 @ d64");
+        assert_eq!(test(16, 4, 0), "pp16+tg4");
         assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
         assert_eq!(mean_and_deviation(&[4.0]), (4.0, 0.0));
     }

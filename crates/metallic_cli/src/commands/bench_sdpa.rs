@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::bench_limits;
 use crate::args::BenchSdpaArgs;
 use crate::device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::print_json;
+use crate::physical_memory;
 
 /// A measurement lasts at least this long, so that the clock and the scheduler matter little.
 pub(super) const ENOUGH_US: f64 = 2000.0;
@@ -26,13 +27,17 @@ pub(super) const ENOUGH_US: f64 = 2000.0;
 /// Shapes that do not fit, a backend that cannot run one.
 pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
     let cases = cases(args);
-    cases.iter().try_for_each(check)?;
+    for case in &cases {
+        args.dtype.iter().try_for_each(|&dtype| check(case, SdpaTypes::same(dtype)))?;
+    }
     let limits = args.limits.then(|| bench_limits::of(&args.backend)).transpose()?;
     let mut ctx = device::open(&args.backend)?;
-    let asked = ctx.registry().policies().choice(Sdpa::ID).0.policy;
+    let policies = ctx.registry().policies();
+    let (asked, required) = (policies.choice(Sdpa::ID).0.policy, policies.required(Sdpa::ID));
     let backends: Vec<Backend> = Backend::ALL
         .into_iter()
         .filter(|backend| asked == Policy::Auto || asked == Policy::Force(*backend))
+        .filter(|backend| required.is_none_or(|required| required == *backend))
         .collect();
     let mut out = io::stdout().lock();
     if !args.json {
@@ -57,7 +62,7 @@ pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
                     let (floor, bound) = limits.floor(flops(&case), bytes);
                     row["share_of_limit"] = json!(floor * 1e6 / measurement.us);
                     row["bound_by"] = json!(bound);
-                    row["limits"] = bench_limits::to_json(limits);
+                    row["limits"] = limits.to_json();
                 }
                 if args.json {
                     rows.push(row);
@@ -144,20 +149,19 @@ pub(super) fn median(mut samples: Vec<f64>) -> f64 {
 /// The op itself checks shapes, but only once there are numbers; this asks before they are made.
 ///
 /// # Errors
-/// A shape that the op would refuse.
-pub(super) fn check(case: &SdpaCase) -> Result<()> {
-    if case.kv_heads > 0 && case.q_heads.is_multiple_of(case.kv_heads) && case.head_dim > 0 {
-        return Ok(());
+/// A shape that the op would refuse, or that does not fit the memory.
+pub(super) fn check(case: &SdpaCase, types: SdpaTypes) -> Result<()> {
+    let (q_heads, kv_heads) = (case.q_heads, case.kv_heads);
+    if !q_heads.is_multiple_of(kv_heads) {
+        let expected = format!("a multiple of --kv-heads {kv_heads}");
+        return Err(Error::BadFlag { flag: "--q-heads", got: q_heads.to_string(), expected });
     }
-    let what = if case.head_dim == 0 { "head_dim" } else { "q_heads" };
-    let (got, kv_heads) = (if case.head_dim == 0 { 0 } else { case.q_heads }, case.kv_heads);
-    let expected = if case.head_dim == 0 {
-        "at least 1".to_owned()
-    } else {
-        format!("a multiple of kv_heads = {kv_heads}, which is at least 1")
-    };
-    let (what, got) = (what.to_owned(), got.to_string());
-    Err(metallic::Error::Shape { op: Sdpa::ID, what, expected, got }.into())
+    // Queries, keys, values and the output: as f32 here, and in their type on the device.
+    let lengths = q_heads as f64 * case.q_len as f64 + kv_heads as f64 * case.kv_len as f64;
+    let elements = 2.0 * case.batch as f64 * case.head_dim as f64 * lengths;
+    let bytes = [types.q, types.kv].map(|dtype| dtype.row_bytes(dtype.block_len()));
+    let each = bytes.into_iter().flatten().max().unwrap_or(4) as f64;
+    physical_memory::check("the tensors", elements * (4.0 + each))
 }
 
 /// Mean µs of a call, over `calls` of them.

@@ -15,6 +15,17 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::output::note;
 
+/// Refuses a device that needs no certificate, before minutes are spent.
+///
+/// # Errors
+/// [`Error::NoCertificate`], an unknown device.
+pub(super) fn check_device(name: &str) -> Result<()> {
+    match device::parse(name)? {
+        ("metal", _) => Ok(()),
+        _ => Err(Error::NoCertificate { device: name.to_owned() }),
+    }
+}
+
 /// Writes the certificate after `report`, which passed.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::commands::chat_input::{Input, Line};
 use crate::error::{Error, Result};
 use crate::output::note;
 use crate::summary::{self, Totals};
-use crate::{device, interrupt, model};
+use crate::{device, interrupt, memory, model};
 
 const HELP: &str = "/exit ends, /clear begins anew, /regen answers again, /help shows this";
 
@@ -35,7 +35,9 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
         note!("context: {max_len} tokens");
     }
     let cache = args.context.cache(max_len, 0);
-    let generator = Generator::new(&ctx, &loaded.model, cache, args.context.step())?;
+    let step = args.context.step(ctx.device().id().kind);
+    memory::check_context(&ctx, &loaded.files, &cache, (max_len, step))?;
+    let generator = Generator::new(&ctx, &loaded.model, cache, step)?;
     let system: Vec<_> =
         args.system.iter().map(|system| ChatMessage::new("system", system.clone())).collect();
     let mut conversation = Conversation {
@@ -126,10 +128,10 @@ impl Conversation<'_> {
     fn say(&mut self, text: String) -> Result<()> {
         self.messages.push(ChatMessage::new("user", text));
         let answered = self.answer();
-        if answered.is_err() {
+        if !matches!(answered, Ok(Answered::Kept)) {
             self.messages.pop();
         }
-        answered
+        answered.map(drop)
     }
 
     /// Answers the last message of the user once more.
@@ -139,13 +141,13 @@ impl Conversation<'_> {
             return Ok(());
         };
         let answered = self.answer();
-        if answered.is_err() {
+        if !matches!(answered, Ok(Answered::Kept)) {
             self.messages.push(answer);
         }
-        answered
+        answered.map(drop)
     }
 
-    fn answer(&mut self) -> Result<()> {
+    fn answer(&mut self) -> Result<Answered> {
         let ids = self.template.encode(self.tokenizer, &self.messages, ChatOptions::default())?;
         // What the cache holds already need not be processed again; the last token must, for its
         // logits.
@@ -156,13 +158,13 @@ impl Conversation<'_> {
         let new = ids.get(common..).unwrap_or_default();
         interrupt::clear();
         let (mut text, mut failure) = (String::new(), None);
-        for &token in new {
-            self.sampler.accept(token);
-        }
+        // The penalties look at the text as it stands now, without an answer that was taken back.
+        self.sampler.retell(&ids);
+        let options = within(&self.options, self.generator.cache().max_len(), ids.len());
         let generation = self.generator.generate_with(
             new,
             self.tokenizer,
-            &self.options,
+            &options,
             &mut self.sampler,
             &mut |piece| {
                 text.push_str(piece);
@@ -180,9 +182,29 @@ impl Conversation<'_> {
         if generation.stop == StopReason::ContextFull {
             note!("the context is full; begin anew with /clear, or start with a larger -c");
         }
+        if generation.stop == StopReason::Interrupted && text.is_empty() {
+            note!("interrupted before the first word; your message is taken back");
+            return Ok(Answered::TakenBack);
+        }
         self.messages.push(ChatMessage::new("assistant", text));
-        Ok(())
+        Ok(Answered::Kept)
     }
+}
+
+/// What became of a question.
+enum Answered {
+    /// Its answer stands in the conversation.
+    Kept,
+    /// Ctrl-C came before any text.
+    TakenBack,
+}
+
+/// `options` for a prompt of `prompt` tokens in a context of `context`: where the answer's bound is
+/// beyond the end of the context, that end is the bound.
+fn within(options: &GenerateOptions, context: usize, prompt: usize) -> GenerateOptions {
+    let left = context.saturating_sub(prompt);
+    let max_tokens = options.max_tokens.filter(|most| *most <= left);
+    GenerateOptions { max_tokens, ..options.clone() }
 }
 
 fn print(piece: &str) -> io::Result<()> {

@@ -19,7 +19,7 @@ use crate::args::OpSdpaArgs;
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::output::{note, print_json};
-use crate::{device, summary};
+use crate::{device, inputs, summary};
 use input::Inputs;
 
 /// Runs attention on the tensors of a file.
@@ -29,12 +29,13 @@ use input::Inputs;
 /// be written.
 pub(super) fn sdpa(args: &OpSdpaArgs) -> Result<()> {
     let band = band(args)?;
+    inputs::check_output("--output", &args.output, std::slice::from_ref(&args.inputs))?;
     let (exporter, events) = ChannelExporter::new();
     let ctx = device::open_with(&args.backend, vec![Box::new(exporter)])?;
-    let inputs = Inputs::open(&ctx, &args.inputs)?;
-    let (q, k, v) = (inputs.qkv("q")?, inputs.qkv("k")?, inputs.qkv("v")?);
-    let kv_lens = inputs.kv_lens(q.shape()[0], k.shape()[2])?;
-    let mask = Mask { band, tensor: inputs.mask()? };
+    let tensors = Inputs::open(&ctx, &args.inputs)?;
+    let (q, k, v) = (tensors.qkv("q")?, tensors.qkv("k")?, tensors.qkv("v")?);
+    let kv_lens = tensors.kv_lens(q.shape()[0], k.shape()[2])?;
+    let mask = Mask { band, tensor: tensors.mask()? };
     let file = Aside::new(&args.output)?;
     let (qs, vs) = (q.shape(), v.shape());
     let out = ctx.empty(q.dtype(), [qs[0], qs[1], qs[2], vs[3]])?;

@@ -28,6 +28,9 @@ pub(super) fn run(args: &ParityArgs) -> Result<()> {
     if args.ops {
         return parity_ops::run(args);
     }
+    if args.certify {
+        certify::check_device(&args.backend.device)?;
+    }
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let report_file = args.json.as_deref().filter(|_| !to_stdout);
     // A report that cannot be written should not cost minutes first.
@@ -88,6 +91,11 @@ fn contexts(args: &ParityArgs) -> Result<Vec<(Backend, Context)>> {
         let asked = ctx.registry().policies().choice(Sdpa::ID).0.policy;
         if asked != Policy::Auto && asked != Policy::Force(backend) {
             note!("{backend} is not run: only {asked} was asked for");
+            continue;
+        }
+        if ctx.registry().policies().required(Sdpa::ID).is_some_and(|required| required != backend)
+        {
+            note!("{backend} is not run: --require-backend asks for the other");
             continue;
         }
         contexts.push((backend, forced(ctx, backend)));

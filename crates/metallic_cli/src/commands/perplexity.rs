@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
 use crate::output::{note, print_json};
 use crate::summary;
-use crate::{device, interrupt, session};
+use crate::{device, interrupt, memory, session};
 
 /// Bytes of logits kept at a time when two backends are compared.
 const COMPARED_BYTES: usize = 32 << 20;
@@ -24,6 +24,7 @@ const COMPARED_BYTES: usize = 32 << 20;
 /// # Errors
 /// Whatever is wrong with flags, files, model or device; a text of less than two tokens.
 pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
+    check_compare(args)?;
     let text = session::read_text(&args.file)?;
     let mut ctx = device::open_for_model(&args.backend, args.context.exact)?;
     let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
@@ -57,6 +58,18 @@ pub(super) fn run(args: &PerplexityArgs) -> Result<()> {
         }
     }
     device::finish(&ctx)
+}
+
+/// A comparison runs both backends, so that a demand for one is another command.
+fn check_compare(args: &PerplexityArgs) -> Result<()> {
+    let Some([first, second]) = args.compare else { return Ok(()) };
+    let sdpa = args.backend.sdpa_backend.filter(|_| !args.backend.sdpa_backend_from_env);
+    let demanded = match (sdpa, args.backend.require_backend) {
+        (Some(policy), _) => format!("--sdpa-backend {policy}"),
+        (None, Some(required)) => format!("--require-backend {required}"),
+        (None, None) => return Ok(()),
+    };
+    Err(Error::Contradiction { first: format!("--compare {first},{second}"), second: demanded })
 }
 
 /// The negative log-likelihoods under one backend.
@@ -94,14 +107,13 @@ impl Report {
         let Some(agreement) = &self.agreement else {
             return self.runs.first().map(|(_, nll)| nll.to_json(tokens)).unwrap_or_default();
         };
-        let count = agreement.count.max(1) as f64;
         let mut report = serde_json::Map::new();
         for (backend, nll) in &self.runs {
             let name = backend.map_or("auto", Backend::name);
             report.insert(name.to_owned(), nll.to_json(tokens));
         }
-        report.insert("mean_kl_divergence".to_owned(), json!(agreement.kl_sum / count));
-        report.insert("top1_agreement".to_owned(), json!(agreement.same_top as f64 / count));
+        report.insert("mean_kl_divergence".to_owned(), json!(agreement.mean_kl()));
+        report.insert("top1_agreement".to_owned(), json!(agreement.top1()));
         Value::Object(report)
     }
 
@@ -118,12 +130,11 @@ impl Report {
             )?;
         }
         if let Some(agreement) = &self.agreement {
-            let count = agreement.count.max(1) as f64;
             writeln!(
                 out,
                 "mean KL divergence {:.3e} nats, top-1 agreement {:.2} %",
-                agreement.kl_sum / count,
-                100.0 * agreement.same_top as f64 / count
+                agreement.mean_kl(),
+                100.0 * agreement.top1()
             )?;
         }
         Ok(())
@@ -140,8 +151,8 @@ fn single(
     for window in windows {
         let mut cache = cache(args, ctx, loaded, window.len())?;
         let mut done = 0;
-        for chunk in window.chunks(args.context.step()) {
-            check_interrupt()?;
+        for chunk in window.chunks(args.context.step(ctx.device().id().kind)) {
+            interrupt::check()?;
             let mut each = |row: usize, logits: &[f32]| {
                 finite(logits, done + row)?;
                 if let Some(&next) = window.get(done + row + 1) {
@@ -165,7 +176,8 @@ fn compare(
     pair: [Backend; 2],
 ) -> Result<Report> {
     let vocab = loaded.model.config().vocab;
-    let step = (COMPARED_BYTES / (vocab * size_of::<f32>())).clamp(1, args.context.step());
+    let step = (COMPARED_BYTES / (vocab * size_of::<f32>()))
+        .clamp(1, args.context.step(ctx.device().id().kind));
     let (mut first, mut second) = (Nll::default(), Nll::default());
     let mut agreement = Agreement::default();
     let base = ctx.registry().policies().clone();
@@ -174,7 +186,7 @@ fn compare(
             [cache(args, ctx, loaded, window.len())?, cache(args, ctx, loaded, window.len())?];
         let mut done = 0;
         for chunk in window.chunks(step) {
-            check_interrupt()?;
+            interrupt::check()?;
             let batch = Batch { tokens: chunk, sequences: 1 };
             let mut reference: Vec<f32> = Vec::with_capacity(chunk.len() * vocab);
             let [first_cache, second_cache] = &mut caches;
@@ -207,6 +219,16 @@ fn compare(
 }
 
 impl Agreement {
+    /// In nats. No divergence is negative, but the rounded sum of one of equals may be.
+    fn mean_kl(&self) -> f64 {
+        (self.kl_sum / self.count.max(1) as f64).max(0.0)
+    }
+
+    /// The share of tokens for which both find the same one likeliest.
+    fn top1(&self) -> f64 {
+        self.same_top as f64 / self.count.max(1) as f64
+    }
+
     fn add(&mut self, p: &[f32], q: &[f32]) {
         let (p_sum, q_sum) = (log_sum(p), log_sum(q));
         let divergence = p.iter().zip(q).map(|(&p, &q)| {
@@ -229,7 +251,9 @@ fn force(ctx: &mut Context, base: &Policies, backend: Backend) {
 }
 
 fn cache(args: &PerplexityArgs, ctx: &Context, loaded: &Loaded, len: usize) -> Result<KvCache> {
-    Ok(KvCache::new(ctx, loaded.model.config(), args.context.cache(len, len))?)
+    let (cache, step) = (args.context.cache(len, len), args.context.step(ctx.device().id().kind));
+    memory::check_context(ctx, &loaded.files, &cache, (len, step))?;
+    Ok(KvCache::new(ctx, loaded.model.config(), cache)?)
 }
 
 fn finite(logits: &[f32], position: usize) -> metallic_models::Result<()> {
@@ -251,11 +275,6 @@ fn top(logits: &[f32]) -> usize {
     all.fold((0, f32::NEG_INFINITY), |best, (id, &x)| if x > best.1 { (id, x) } else { best }).0
 }
 
-/// A measurement that was broken off has no result.
-fn check_interrupt() -> Result<()> {
-    if interrupt::is_set() { Err(Error::Interrupted) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +290,7 @@ mod tests {
         agreement.add(&p, &q);
         // 1/2 ln 2 - 1/4 ln 2.
         assert!((agreement.kl_sum - 0.25 * 2f64.ln()).abs() < 1e-6, "{}", agreement.kl_sum);
+        assert_eq!(Agreement { kl_sum: -1e-14, ..Agreement::default() }.mean_kl(), 0.0);
         agreement.add(&p, &p);
         assert_eq!((agreement.same_top, agreement.count), (1, 2));
     }

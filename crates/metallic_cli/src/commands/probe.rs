@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::args::ProbeArgs;
 use crate::aside::Aside;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::output::{note, print_json};
 
@@ -28,9 +29,10 @@ const TICK: Duration = Duration::from_millis(20);
 /// No such device or probe; a report that cannot be written.
 pub(super) fn run(args: &ProbeArgs) -> Result<()> {
     if args.device != "metal" && args.device != "metal:0" {
-        let (name, known) = (args.device.clone(), "metal".to_owned());
-        return Err(Error::UnknownDevice { name, known });
+        let (got, expected) = (args.device.clone(), "metal, the one that is asked".to_owned());
+        return Err(Error::BadFlag { flag: "--device", got, expected });
     }
+    device::parse(&args.device)?;
     if let Some(name) = &args.only {
         let finding = metal::probe::run(name)?;
         return print_json(&serde_json::to_value(&finding)?);

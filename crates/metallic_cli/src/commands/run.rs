@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use metallic_models::chat_template::{ChatMessage, ChatOptions};
-use metallic_models::generate::Generator;
+use metallic_models::generate::{Generator, StopReason};
 use serde_json::json;
 
 use crate::args::RunArgs;
@@ -12,12 +12,13 @@ use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
 use crate::output::{note, print_json};
 use crate::summary::{self, Totals};
-use crate::{device, interrupt, session};
+use crate::{device, interrupt, memory, session};
 
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever is wrong with flags, files, model or device; a prompt that does not fit the context.
+/// Whatever is wrong with flags, files, model or device; a prompt that does not fit the context;
+/// [`Error::BrokenOff`] after Ctrl-C.
 pub(super) fn run(args: &RunArgs) -> Result<()> {
     let verbose = args.backend.verbose;
     let text = session::prompt_text(&args.prompt)?;
@@ -40,7 +41,10 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         note!("context: {max_len} tokens, keys {k}, values {v}; prompt: {} tokens", prompt.len());
     }
     let cache = args.context.cache(max_len, needed);
-    let mut generator = Generator::new(&ctx, &loaded.model, cache, args.context.step())?;
+    let step = args.context.step(ctx.device().id().kind);
+    let positions = args.generate.max_tokens().map_or(max_len, |_| needed.min(max_len));
+    memory::check_context(&ctx, &loaded.files, &cache, (positions, step))?;
+    let mut generator = Generator::new(&ctx, &loaded.model, cache, step)?;
     interrupt::install();
 
     let mut shown = Shown { text: String::new(), live: !args.json, failure: None };
@@ -99,7 +103,9 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         }
     }
     note!("{}", summary::line(&ctx, &totals));
-    device::finish(&ctx)
+    device::finish(&ctx)?;
+    // A shell must not take half a text for a whole one.
+    if generation.stop == StopReason::Interrupted { Err(Error::BrokenOff) } else { Ok(()) }
 }
 
 /// The prompt's tokens: as it stands, or as a user's message.

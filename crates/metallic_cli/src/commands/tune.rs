@@ -30,7 +30,7 @@ const SOURCE: PolicySource = PolicySource::Flag("metallic tune");
 /// Shapes that do not fit, a model that cannot be read, a table that cannot be written.
 pub(super) fn run(args: &TuneArgs) -> Result<()> {
     let shapes = shapes(args)?;
-    shapes.iter().try_for_each(|(case, _)| bench_sdpa::check(case))?;
+    shapes.iter().try_for_each(|(case, types)| bench_sdpa::check(case, *types))?;
     let mut ctx = device::open(&args.backend)?;
     let engines: Vec<&'static str> = ctx
         .registry()

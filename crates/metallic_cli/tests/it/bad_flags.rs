@@ -33,6 +33,8 @@ fn unknown_values_name_the_accepted_ones() {
         ("METALLIC_ARG_SDPA_BACKEND", "fast", "auto, legacy, graph"),
         ("METALLIC_GRAPH_ENGINE", "nobody", "auto, fused"),
         ("METALLIC_ARG_GRAPH_ENGINE", "nobody", "auto, fused"),
+        ("METALLIC_CPU_LEVEL", "sse9", "METALLIC_CPU_LEVEL"),
+        ("METALLIC_ARG_CPU_LEVEL", "sse9", "auto, scalar, neon"),
         ("METALLIC_ARG_N_PREDICT", "many", "whole number"),
         ("METALLIC_ARG_ECHO", "perhaps", "perhaps"),
     ] {
@@ -42,8 +44,11 @@ fn unknown_values_name_the_accepted_ones() {
     let config = file(&dir, "config.toml", "[backend]\nsdpa = \"fast\"\n");
     let named = [("METALLIC_CONFIG", text(&config))];
     metallic_with(&["run", "-p", "a"], &named, "").fails(2, &["fast", "backend.sdpa"]);
+    let config = file(&dir, "level.toml", "[cpu]\nlevel = \"fast\"\n");
+    let named = [("METALLIC_CONFIG", text(&config))];
+    metallic_with(&["devices"], &named, "").fails(2, &["fast", "cpu.level"]);
     let absent = [("METALLIC_CONFIG", "/nonexistent/config.toml")];
-    metallic_with(&["run", "-p", "a"], &absent, "").fails(1, &["/nonexistent/config.toml"]);
+    metallic_with(&["run", "-p", "a"], &absent, "").fails(2, &["/nonexistent/config.toml"]);
 }
 
 #[test]
@@ -51,7 +56,11 @@ fn settings_outside_their_range() {
     let run = |args: &[&str]| metallic(&[&["run", "-p", "a"], args].concat());
     run(&["--top-p", "1.5"]).fails(2, &["top-p", "1.5"]);
     run(&["--min-p", "-1"]).fails(2, &["min-p", "-1"]);
-    run(&["--temp", "nan"]).fails(2, &["temperature"]);
+    run(&["--temp", "nan"]).fails(2, &["--temp"]);
+    run(&["--temp", "-1"]).fails(2, &["--temp", "from 0"]);
+    run(&["--typical", "0"]).fails(2, &["--typical", "above 0"]);
+    run(&["--top-k", "-5"]).fails(2, &["--top-k", "-1"]);
+    run(&["-r", ""]).fails(2, &["--reverse-prompt", "expected a text"]);
     run(&["--repeat-penalty", "0"]).fails(2, &["repeat penalty"]);
     run(&["--logit-bias", "x"]).fails(2, &["--logit-bias", "ID+BIAS"]);
     run(&["--logit-bias", "99999+1"]).fails(2, &["99999", "4096"]);

@@ -27,6 +27,28 @@ fn every_turn_only_processes_what_is_new() {
 }
 
 #[test]
+fn an_answer_ends_where_the_context_does() {
+    // More is asked for than there is room: a bound, no demand.
+    let input = "Tell me a story about a dog named Rex.\n";
+    let chat =
+        |n: &str| metallic_with(&["chat", "--temp", "0", "-n", n, "-c", "40"], &[], input).ok();
+    let all = chat("-1");
+    assert!(all.stderr.contains("the context is full"), "{}", all.stderr);
+    assert_eq!(chat("300").stdout, all.stdout);
+    assert_ne!(chat("3").stdout, all.stdout);
+}
+
+#[test]
+fn penalties_do_not_count_an_answer_that_was_taken_back() {
+    let input = "Tell me a story about a dog named Rex.\n/regen\n/regen\n";
+    // The second answer reuses the cache of the prompt. Rounded, its kernels differ in a near tie.
+    let penalty = ["chat", "--exact", "--temp", "0", "-n", "20", "--repeat-penalty", "1.8"];
+    let chat = metallic_with(&penalty, &[], input).ok();
+    let lines: Vec<&str> = chat.stdout.lines().collect();
+    assert!(lines.len() == 3 && lines.iter().all(|line| *line == lines[0]), "{lines:?}");
+}
+
+#[test]
 fn a_conversation_that_outgrows_its_context_says_so() {
     let input = "Tell me a story about a dog named Rex.\n".repeat(3);
     let run = metallic_with(&["chat", "-c", "24", "-n", "4"], &[], &input);

@@ -82,6 +82,9 @@ fn perplexity_has_one_value_per_predicted_token() {
     metallic(&["perplexity", "-f", text(&short)]).fails(1, &["at least 2"]);
     metallic(&["perplexity", "-f", text(&path), "--compare", "graph,graph"])
         .fails(2, &["two different backends"]);
+    let both = ["--compare", "legacy,graph", "--sdpa-backend", "legacy"];
+    metallic(&[&["perplexity", "-f", text(&path)], &both[..]].concat())
+        .fails(2, &["--compare legacy,graph", "--sdpa-backend legacy"]);
 }
 
 #[test]
@@ -96,6 +99,11 @@ fn bench_speaks_llama_bench() {
     }
     assert!(rows.iter().all(|row| row["samples_ns"].as_array().unwrap().len() == 2));
     assert!(rows.iter().all(|row| row["sdpa_backend"] != ""));
+    // What ran, not what was asked for.
+    assert!(rows.iter().all(|row| row["segments"] == true));
+    let off =
+        metallic(&["bench", "-p", "4", "-n", "0", "-r", "1", "--segments", "off", "-o", "jsonl"]);
+    assert_eq!(off.ok().json()["segments"], false);
     let both = metallic(&["bench", "-p", "4", "-n", "0", "-r", "1", "-oe", "jsonl"]).ok();
     assert!(both.stdout.starts_with("| model | size | params | backend |"), "{}", both.stdout);
     assert!(both.stderr.starts_with('{'), "{}", both.stderr);
@@ -116,7 +124,7 @@ fn bench_sdpa_shows_both_backends_side_by_side() {
     let backends: Vec<_> = rows.as_array().unwrap().iter().map(|row| &row["backend"]).collect();
     assert_eq!(backends, ["legacy", "graph", "legacy", "graph"]);
     metallic(&["bench", "sdpa", "--q-heads", "3", "--kv-heads", "2"])
-        .fails(1, &["q_heads", "kv_heads"]);
+        .fails(2, &["--q-heads", "--kv-heads"]);
 }
 
 #[test]
@@ -129,6 +137,9 @@ fn parity_passes_and_is_written_as_json() {
         serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(report["failed"], 0);
     assert!(report["rows"].as_array().unwrap().iter().any(|row| row["backend"] == "graph"));
+    // Said at once, not after the matrix.
+    metallic(&["parity", "--certify", "--device", "cpu"]).fails(2, &["metal alone", "cpu"]);
+    metallic(&["parity", "--certify", "--ops"]).fails(2, &["--certify", "--ops"]);
 }
 
 #[test]
@@ -157,4 +168,42 @@ fn without_a_network_pull_says_where_the_file_belongs() {
     let run = metallic_with(&["pull", "org/repo:repo-q8_0.gguf"], &hub, "");
     run.fails(1, &["org/repo", "snapshots/main/repo-q8_0.gguf"]);
     metallic(&["pull", "no-hub-name"]).fails(2, &["org/repo"]);
+}
+
+/// (op, backend, variant) of each choice of one part.
+fn choices(part: &serde_json::Value) -> Vec<[String; 3]> {
+    let choices = part["choices"].as_array().unwrap().iter();
+    let mut choices: Vec<_> = choices
+        .map(|choice| ["op", "backend", "variant"].map(|key| choice[key].as_str().unwrap().into()))
+        .collect();
+    choices.sort();
+    choices.dedup();
+    choices
+}
+
+#[test]
+fn explain_names_what_run_then_chooses() {
+    for backend in [&["--sdpa-backend", "legacy"][..], &["--segments", "off"], &[]] {
+        let report = metallic(&[&["explain", "-p", "20", "--json"], backend].concat()).ok().json();
+        let parts = report["parts"].as_array().unwrap();
+        assert_eq!(parts.len(), 2, "{report}");
+        let explained = choices(&parts[0]);
+        let dir = folder();
+        let events = dir.path().join("events.jsonl");
+        let run = ["run", "-p", "Once upon a time", "-n", "1", "--metrics", text(&events)];
+        metallic(&[&run, backend].concat()).ok();
+        let events = std::fs::read_to_string(events).unwrap();
+        for line in events.lines().filter(|line| line.contains("KernelBackendSelected")) {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            let ran = ["op", "backend", "variant"].map(|key| event[key].as_str().unwrap().into());
+            // The sampler's choice among logits is no part of the model.
+            assert!(ran[0] == "top_k" || explained.contains(&ran), "{ran:?} of {explained:?}");
+        }
+    }
+    let people = metallic(&["explain", "-p", "20", "-d", "100"]).ok().stdout;
+    for part in ["blocks: ", "prompt of 20 after 100", "one token after 120", "else legacy"] {
+        assert!(people.contains(part), "{part} in {people}");
+    }
+    metallic(&["explain", "-p", "4000", "-c", "512"]).fails(1, &["512", "-c"]);
+    metallic(&["explain", "--sdpa-backend", "fast"]).fails(2, &["legacy", "graph"]);
 }

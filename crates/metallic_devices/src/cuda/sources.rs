@@ -50,6 +50,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("gemv"),
     source!("gemv_i8"),
     source!("kv_append"),
+    source!("many_rows"),
     source!("persistent"),
     source!("rms_norm"),
     source!("rope"),

@@ -61,8 +61,19 @@ impl GgufFile {
 
         let data_start = reader.offset().checked_next_multiple_of(alignment);
         let mut tensors = TensorTable::new();
+        let mut expected = Some(0);
         for description in descriptions {
-            tensors.push(description.locate(&bytes, data_start, alignment)?)?;
+            let offset = description.offset;
+            let tensor = description.locate(&bytes, data_start, alignment)?;
+            // As ggml has it: one tensor after the other, with nothing but padding between.
+            if expected != Some(offset) {
+                let problem = TensorProblem::Misplaced { offset, expected };
+                return Err(Error::BadTensor { tensor: tensor.name, problem });
+            }
+            expected = offset
+                .checked_add(tensor.bytes.len() as u64)
+                .and_then(|end| end.checked_next_multiple_of(alignment));
+            tensors.push(tensor)?;
         }
         Ok(Self { version, alignment, file_bytes: bytes.len() as u64, metadata, tensors })
     }
@@ -196,7 +207,10 @@ impl Description {
         let bad = |problem| Error::BadTensor { tensor: name.clone(), problem };
         let Some(dtype) = dtype_of_type_id(type_id) else {
             let type_name = name_of_type_id(type_id).to_owned();
-            return Err(bad(TensorProblem::UnsupportedType { type_id, name: type_name }));
+            return Err(bad(TensorProblem::UnsupportedType {
+                type_id: Some(type_id),
+                name: type_name,
+            }));
         };
         if dims.contains(&0) {
             return Err(bad(TensorProblem::EmptyAxis { shape: dims }));

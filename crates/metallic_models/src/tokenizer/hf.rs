@@ -116,7 +116,7 @@ impl Tokenizer {
             }
         }
 
-        let special = json.special(settings, &vocabulary, &|text| pipeline.token_to_id(text));
+        let special = json.special(settings, &vocabulary, &|text| pipeline.token_to_id(text))?;
         let space_prefix = matches!(decoding, Decoding::SentencePiece { space_prefix: true });
         Ok(Self::new(pipeline, vocabulary, special, space_prefix))
     }
@@ -203,7 +203,7 @@ impl TokenizerJson {
         settings: &HfSettings<'_>,
         vocabulary: &Vocabulary,
         token_to_id: &dyn Fn(&str) -> Option<u32>,
-    ) -> SpecialTokens {
+    ) -> Result<SpecialTokens> {
         // By text in tokenizer_config.json, else by id, the first of a list, in the others.
         let ids = |file: Option<&Map<String, Value>>, key: &str| -> Vec<u32> {
             let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
@@ -234,11 +234,17 @@ impl TokenizerJson {
             special.prefix.retain(|&id| (id as usize) < vocabulary.len());
             special.suffix.retain(|&id| (id as usize) < vocabulary.len());
         }
-        let mut listed = ids(settings.generation_config, "eos_token_id");
-        listed.extend(ids(settings.config, "eos_token_id"));
-        listed.retain(|&id| (id as usize) < vocabulary.len());
+        let key = "eos_token_id";
+        let mut listed = ids(settings.generation_config, key);
+        listed.extend(ids(settings.config, key));
+        // A text that cannot end would be the outcome.
+        if let Some(beyond) = listed.iter().find(|id| **id as usize >= vocabulary.len()) {
+            let expected = format!("below the {} tokens", vocabulary.len());
+            let (key, got) = (key.to_owned(), beyond.to_string());
+            return Err(Error::BadValue { key, got, expected });
+        }
         special.collect_eog(vocabulary, listed);
-        special
+        Ok(special)
     }
 }
 

@@ -197,9 +197,15 @@ fn bad_tensors_are_refused() {
     assert_eq!(tensor_problem(&[33], 8, 0), TensorProblem::Blocks { row: 33, dtype: DType::Q8_0 });
     assert_eq!(tensor_problem(&[4], 0, 8), TensorProblem::Misaligned { offset: 8, alignment: 32 });
     let problem = tensor_problem(&[256], 16, 0);
-    assert_eq!(problem, TensorProblem::UnsupportedType { type_id: 16, name: "iq2_xxs".into() });
+    assert_eq!(
+        problem,
+        TensorProblem::UnsupportedType { type_id: Some(16), name: "iq2_xxs".into() }
+    );
     let problem = tensor_problem(&[256], 4, 0);
-    assert_eq!(problem, TensorProblem::UnsupportedType { type_id: 4, name: "unknown".into() });
+    assert_eq!(
+        problem,
+        TensorProblem::UnsupportedType { type_id: Some(4), name: "unknown".into() }
+    );
 
     let past_end = |dims: &[u64], offset| {
         let mut bytes = header(1, 0, &description("t", dims, 0, offset));
@@ -211,6 +217,28 @@ fn bad_tensors_are_refused() {
     }
     let twice = small().tensor_f32("norm", &[1], &[0.0]).finish();
     assert!(matches!(parse(twice), Err(Error::Duplicate { what: "tensor", .. })));
+}
+
+#[test]
+fn tensors_follow_one_another_as_ggml_has_them() {
+    // Two tensors of 8 bytes at these places, in a file with room for more.
+    let problem = |first: u64, second: u64| {
+        let tensors = [description("a", &[2], 0, first), description("b", &[2], 0, second)];
+        let mut bytes = header(2, 0, &tensors.concat());
+        bytes.resize(bytes.len().next_multiple_of(32) + 256, 0);
+        parse(bytes).map(drop)
+    };
+    assert!(problem(0, 32).is_ok());
+    for (first, second, tensor, expected) in
+        [(0, 0, "b", 32), (0, 64, "b", 32), (32, 0, "a", 0), (32, 64, "a", 0)]
+    {
+        let error = problem(first, second).unwrap_err();
+        let Error::BadTensor { tensor: named, problem } = &error else { panic!("{error}") };
+        assert_eq!(named, tensor);
+        let offset = if tensor == "a" { first } else { second };
+        let expected = Some(expected);
+        assert_eq!(*problem, TensorProblem::Misplaced { offset, expected }, "{error}");
+    }
 }
 
 #[test]
@@ -228,12 +256,12 @@ fn a_file_cut_anywhere_says_so() {
 
 #[test]
 fn larger_alignment_is_honoured() {
-    let description = description("t", &[2], 0, 64);
+    let descriptions = [description("s", &[2], 0, 0), description("t", &[2], 0, 64)].concat();
     let mut rest = string("general.alignment");
     rest.extend(4u32.to_le_bytes());
     rest.extend(64u32.to_le_bytes());
-    rest.extend(description);
-    let mut bytes = header(1, 1, &rest);
+    rest.extend(descriptions);
+    let mut bytes = header(2, 1, &rest);
     bytes.resize(bytes.len().next_multiple_of(64) + 64, 1);
     bytes.extend([2; 8]);
     let file = parse(bytes).unwrap();

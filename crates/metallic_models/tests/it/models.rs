@@ -163,7 +163,7 @@ fn damaged_safetensors_are_refused() {
         assert!(message.contains("model.safetensors"), "{message}");
     }
     let other = error(safetensors(&[("x", "I32", &[2])]));
-    assert!(other.contains("tensor `x`: its type is i32"), "{other}");
+    assert!(other.contains("tensor `x`: its type is i32, which is not"), "{other}");
     assert!(error(safetensors(&[("x", "F32", &[])])).contains("0 axes"));
     let huge = br#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}"#;
     let mut file = (huge.len() as u64).to_le_bytes().to_vec();
@@ -190,6 +190,46 @@ fn a_path_without_a_model_says_what_was_looked_for() {
 
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     assert!(open(folder.path()).unwrap_err().to_string().contains("tokenizer.json"));
+    fs::write(folder.path().join("config.json"), "[]").unwrap();
+    let error = open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains(&folder.path().join("config.json").display().to_string()), "{error}");
+    // One file of the folder instead of the folder.
+    for name in ["config.json", "model.safetensors"] {
+        fs::write(folder.path().join(name), "{}").unwrap();
+        let error = open(&folder.path().join(name)).unwrap_err().to_string();
+        let advice = format!("give the folder: {}", folder.path().display());
+        assert!(error.ends_with(&advice), "{error}");
+    }
+}
+
+#[test]
+fn weights_of_another_scheme_are_named() {
+    let with = |key: &'static str, value: Value| hf_error(|config| config[key] = value);
+    let awq = with("quantization_config", json!({"quant_method": "awq", "bits": 4}));
+    assert!(awq.contains("AWQ, 4 bits (`quantization_config`"), "{awq}");
+    assert!(awq.contains("or a GGUF of it"), "{awq}");
+    let mlx = with("quantization", json!({"group_size": 64, "bits": 4}));
+    assert!(mlx.contains("MLX, 4 bits (`quantization`"), "{mlx}");
+    assert!(with("quantization_config", json!({"quant_method": "fp8"})).contains("FP8 ("));
+    assert!(single(|config| config["quantization_config"] = Value::Null).is_ok());
+}
+
+#[test]
+fn an_output_layer_that_is_wanted_must_be_there() {
+    let error = hf_error(|config| config["tie_word_embeddings"] = json!(false));
+    assert!(error.contains("tie_word_embeddings") && error.contains("lm_head.weight"), "{error}");
+    assert!(hf_config(|config| config["tie_word_embeddings"] = Value::Null).tied_output);
+}
+
+#[test]
+fn tensors_that_nothing_reads_are_known() {
+    assert_eq!(tiny::model().unwrap().unused_tensors(), [""; 0]);
+    let odd: (&str, &str, &[usize]) = ("model.layers.0.mystery.weight", "F16", &[2]);
+    let old: (&str, &str, &[usize]) =
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[32]);
+    let weights = [("model.safetensors", safetensors(&[EMBEDDING, QUERY, odd, old]))];
+    let model = open(folder(&weights, |_| ()).path()).unwrap();
+    assert_eq!(model.unused_tensors(), ["model.layers.0.mystery.weight"]);
 }
 
 #[test]
@@ -279,7 +319,7 @@ fn impossible_configurations_name_their_key() {
     assert!(with("num_key_value_heads", json!(0)).contains("`num_key_value_heads`"));
     assert!(with("num_hidden_layers", json!(0)).contains("`num_hidden_layers` is 0"));
     assert!(with("num_hidden_layers", json!(1e12 as u64)).contains("expected 1 to"));
-    assert!(with("head_dim", json!(63)).contains("even number"));
+    assert!(with("head_dim", json!(63)).contains("`head_dim` is 63, expected an even number"));
     assert!(with("head_dim", json!(1_u64 << 22)).contains("all 3 heads"));
     assert!(with("hidden_size", json!("x")).contains("should be a whole number"));
     assert!(with("hidden_size", Value::Null).contains("lacks `hidden_size`"));

@@ -291,7 +291,7 @@ fn settings_name_special_tokens() {
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).unwrap()
     };
     let tokenizer_config = object(r#"{"eos_token":{"content":"<|im_end|>"},"bos_token":null}"#);
-    let generation_config = object(r#"{"eos_token_id":[4095,4093,99999],"pad_token_id":4093}"#);
+    let generation_config = object(r#"{"eos_token_id":[4095,4093],"pad_token_id":4093}"#);
     let config = object(r#"{"bos_token_id":4093}"#);
     let settings = HfSettings {
         tokenizer_config: Some(&tokenizer_config),
@@ -300,6 +300,11 @@ fn settings_name_special_tokens() {
     };
     let tokenizer = Tokenizer::from_json(TOKENIZER_JSON, &settings).unwrap();
     assert_eq!(tokenizer.special(), FROM_GGUF.special());
+    // As in a GGUF: a text must be able to end.
+    let beyond = object(r#"{"eos_token_id":[4095,99999]}"#);
+    let beyond = HfSettings { config: Some(&beyond), ..settings };
+    let error = Tokenizer::from_json(TOKENIZER_JSON, &beyond).unwrap_err().to_string();
+    assert!(error.contains("`eos_token_id` is 99999, expected below the 4096"), "{error}");
 
     let mut json: serde_json::Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
     json["post_processor"] = serde_json::json!({

@@ -4,34 +4,52 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::args::BenchFormat;
+use crate::args::{BenchFormat, BenchLists};
 
 /// Prints rows as they come.
 pub(super) struct Table {
     format: BenchFormat,
+    extra: Extra,
     out: Box<dyn Write>,
     rows: usize,
 }
 
-/// Header and alignment of the Markdown table.
-const COLUMNS: [&str; 12] = [
-    "model",
-    "size",
-    "params",
-    "backend",
-    "threads",
-    "device",
-    "sdpa_backend",
-    "test",
-    "t/s",
-    "cold",
-    "warm",
-    "of the limit",
-];
+/// Columns of the Markdown table that stand there only where they were asked for, as in llama-bench.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extra {
+    n_ubatch: bool,
+    type_k: bool,
+    type_v: bool,
+}
+
+impl Extra {
+    /// What `lists` say.
+    pub(super) fn of(lists: &BenchLists) -> Self {
+        Self {
+            n_ubatch: !lists.ubatch_sizes.is_empty(),
+            type_k: !lists.cache_types_k.is_empty(),
+            type_v: !lists.cache_types_v.is_empty(),
+        }
+    }
+
+    /// Headers of the Markdown table.
+    fn columns(self) -> Vec<&'static str> {
+        let mut columns = vec!["model", "size", "params", "backend", "threads"];
+        columns.extend(self.keys());
+        columns.extend(["device", "sdpa_backend", "test", "t/s", "cold", "warm", "of the limit"]);
+        columns
+    }
+
+    /// The columns in force; they are named as the row's keys.
+    fn keys(self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.n_ubatch, "n_ubatch"), (self.type_k, "type_k"), (self.type_v, "type_v")];
+        all.into_iter().filter_map(|(shown, key)| shown.then_some(key))
+    }
+}
 
 impl Table {
-    pub(super) fn new(format: BenchFormat, out: Box<dyn Write>) -> Self {
-        Self { format, out, rows: 0 }
+    pub(super) fn new(format: BenchFormat, extra: Extra, out: Box<dyn Write>) -> Self {
+        Self { format, extra, out, rows: 0 }
     }
 
     /// Prints one row.
@@ -62,11 +80,13 @@ impl Table {
 
     fn markdown(&mut self, row: &Value, first: bool) -> io::Result<()> {
         if first {
-            writeln!(self.out, "| {} |", COLUMNS.join(" | "))?;
-            let rules = COLUMNS.map(|column| match column {
+            let columns = self.extra.columns();
+            writeln!(self.out, "| {} |", columns.join(" | "))?;
+            let rule = |column: &&str| match *column {
                 "model" | "backend" | "device" | "sdpa_backend" => "---",
                 _ => "---:",
-            });
+            };
+            let rules: Vec<&str> = columns.iter().map(rule).collect();
             writeln!(self.out, "| {} |", rules.join(" | "))?;
         }
         let text = |key: &str| row[key].as_str().unwrap_or_default();
@@ -76,9 +96,17 @@ impl Table {
             || "-".to_owned(),
             |share| format!("{:.0} % {}", share * 100.0, text("bound_by")),
         );
+        let extra: String = self
+            .extra
+            .keys()
+            .map(|key| match &row[key] {
+                Value::String(text) => format!("{text} | "),
+                other => format!("{other} | "),
+            })
+            .collect();
         writeln!(
             self.out,
-            "| {} | {:.2} MiB | {:.2} M | {} | {} | {} | {} | {} | {:.2} ± {:.2} | {:.2} | {:.2} | {share} |",
+            "| {} | {:.2} MiB | {:.2} M | {} | {} | {extra}{} | {} | {} | {:.2} ± {:.2} | {:.2} | {:.2} | {share} |",
             text("model_type"),
             number("model_size") / 1024.0 / 1024.0,
             number("model_n_params") / 1e6,

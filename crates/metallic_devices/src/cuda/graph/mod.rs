@@ -3,6 +3,7 @@
 
 mod cudnn;
 mod executor;
+mod many_rows;
 mod persistent;
 mod preference;
 mod sdpa;
@@ -10,6 +11,7 @@ mod segment;
 
 pub(crate) use cudnn::CudnnGraphExecutor;
 pub(crate) use executor::CudaGraphExecutor;
+pub(crate) use many_rows::{ByRows, ManyRowsAttention, ManyRowsMlp};
 pub(crate) use persistent::PersistentStep;
 pub(crate) use preference::{ENGINES, guess};
 pub(crate) use segment::{FewRows, HalfSize};

@@ -60,8 +60,7 @@ impl ModelConfig {
             context_length,
             rms_eps: keys.find_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope: rope(&keys, head_dim, context_length)?,
-            tied_output: keys.find_bool("tie_word_embeddings")?.unwrap_or(false)
-                || !facts.has_output,
+            tied_output: tied_output(&keys, facts.has_output)?,
             qkv_bias: facts.qkv_bias,
             qk_norm: facts.qk_norm,
             sliding_window: sliding_window(&keys, n_layers)?,
@@ -96,6 +95,16 @@ fn key_of(field: &str) -> &str {
     }
 }
 
+/// Whether the output layer is the embedding. What the file says counts; where it says nothing, whether
+/// it has an output layer.
+fn tied_output(keys: &Keys<'_>, has_output: bool) -> Result<bool> {
+    let said = keys.find_bool("tie_word_embeddings")?;
+    expect(said != Some(false) || has_output, keys.key("tie_word_embeddings"), "false", || {
+        "true in a folder without `lm_head.weight`: the output layer is missing".to_owned()
+    })?;
+    Ok(said.unwrap_or(!has_output))
+}
+
 fn rope(keys: &Keys<'_>, head_dim: usize, context_length: usize) -> Result<RopeConfig> {
     // Newer versions of `transformers` write everything into `rope_parameters`.
     let nested = match keys.find_object("rope_parameters")? {
@@ -112,6 +121,9 @@ fn rope(keys: &Keys<'_>, head_dim: usize, context_length: usize) -> Result<RopeC
     expect((0.0..=1.0).contains(&share), "partial_rotary_factor".to_owned(), share, || {
         "between 0 and 1".to_owned()
     })?;
+    // Named here: what comes of both is neither key's value.
+    let whole = head_dim.is_multiple_of(2) || share < 1.0;
+    expect(whole, "head_dim".to_owned(), head_dim, || "an even number".to_owned())?;
     Ok(RopeConfig {
         theta: anywhere("rope_theta")?.unwrap_or(10_000.0),
         dims: (head_dim as f64 * share) as usize,

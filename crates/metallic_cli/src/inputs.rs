@@ -1,0 +1,65 @@
+//! What a command reads, so that no output of it is written over one.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use metallic::config::{CONFIG_FILE, process_env};
+
+use crate::error::{Error, Result};
+
+/// Ends of names of a model's files within its folder.
+const MODEL_FILES: [&str; 4] = ["gguf", "safetensors", "json", "jinja"];
+
+/// Refuses an output of the flag `flag` that is one of `inputs`, the configuration file, or a model's
+/// file in a folder among them.
+///
+/// # Errors
+/// [`Error::Overwrites`].
+pub(crate) fn check_output(flag: &'static str, output: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let config = process_env(CONFIG_FILE).map(PathBuf::from);
+    for input in inputs.iter().chain(&config) {
+        let part =
+            output.extension().is_some_and(|end| MODEL_FILES.iter().any(|file| end == *file));
+        let folder = match output.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        if is_same(output, input) || (part && output.exists() && is_same(folder, input)) {
+            let (path, input) = (output.to_owned(), input.clone());
+            return Err(Error::Overwrites { flag, path, input });
+        }
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one file, through links too.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    place(one).is_some_and(|one| place(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_no_input_under_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        for name in ["a.gguf", "old.jsonl"] {
+            std::fs::write(file(name), "x").unwrap();
+        }
+        std::os::unix::fs::symlink(file("a.gguf"), file("link")).unwrap();
+        let check =
+            |output: &str, input: PathBuf| check_output("--metrics", &file(output), &[input]);
+        assert!(check("a.gguf", file("a.gguf")).unwrap_err().is_usage());
+        assert!(check("link", file("a.gguf")).is_err());
+        assert!(check("a.gguf", dir.path().to_owned()).is_err());
+        assert!(check("old.jsonl", dir.path().to_owned()).is_ok());
+        assert!(check("new.json", dir.path().to_owned()).is_ok());
+        assert!(check("old.jsonl", file("a.gguf")).is_ok());
+    }
+}
