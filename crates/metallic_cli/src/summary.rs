@@ -87,8 +87,8 @@ fn backends(runs: &[RunCount]) -> Option<String> {
         let selection = &run.selection;
         let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
         let whole = match selection.op {
-            Sdpa::ID => String::new(),
-            segment => format!("{segment} "),
+            AttentionBlock::ID | DecoderStep::ID => format!("{} ", selection.op),
+            _ => String::new(),
         };
         let (backend, variant, reason) = (selection.backend, selection.variant, &selection.reason);
         format!("{backend}{calls} ({whole}{variant}: {reason})")

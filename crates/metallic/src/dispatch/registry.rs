@@ -79,7 +79,7 @@ pub struct KernelBackendRegistry {
     /// Counts changes of `policies`.
     policies_id: u64,
     /// Why `auto` runs segments as one op, and up to how many rows of activations.
-    segments: Option<(&'static str, usize)>,
+    segments: Option<&'static str>,
     /// Where the present request falls in a rollout.
     draw: AtomicU16,
 }
@@ -157,22 +157,16 @@ impl KernelBackendRegistry {
 
     /// Says that `auto` runs segments as one op on this device, and why.
     pub fn prefer_segments(&mut self, reason: &'static str) {
-        self.segments = Some((reason, usize::MAX));
+        self.segments = Some(reason);
     }
 
-    /// As [`KernelBackendRegistry::prefer_segments`], up to `rows` rows of activations.
-    pub fn prefer_segments_up_to(&mut self, rows: usize, reason: &'static str) {
-        self.segments = Some((reason, rows));
-    }
-
-    /// Whether models run segments of `rows` rows as one op.
-    pub fn segments_for(&self, rows: usize) -> bool {
-        let most = match self.policies.segments.segments {
-            Segments::Auto | Segments::Step => self.segments.map_or(0, |(_, most)| most),
-            Segments::On => usize::MAX,
-            Segments::Off => 0,
-        };
-        rows <= most
+    /// Whether models run segments as one op.
+    pub fn runs_segments(&self) -> bool {
+        match self.policies.segments.segments {
+            Segments::Auto | Segments::Step => self.segments.is_some(),
+            Segments::On => true,
+            Segments::Off => false,
+        }
     }
 
     /// Whether models run a whole step of `rows` rows as one op: where that is demanded, for one row.
@@ -193,7 +187,7 @@ impl KernelBackendRegistry {
     pub fn segments(&self) -> (bool, String) {
         let SegmentsChoice { segments, source } = &self.policies.segments;
         match (segments, self.segments) {
-            (Segments::Auto, Some((reason, _))) => (true, format!("auto: {reason}")),
+            (Segments::Auto, Some(reason)) => (true, format!("auto: {reason}")),
             (Segments::Auto, None) => {
                 (false, format!("auto: {} runs blocks op by op", self.device))
             }

@@ -338,7 +338,7 @@ fn segments_run_where_asked_for_or_preferred() {
     assert_eq!(ctx.registry().segments().1, "step by --segments");
     assert!(!ctx.registry().whole_steps_for(2));
     // The halves of a block are as `auto` has them.
-    assert!(ctx.registry().segments_for(8));
+    assert!(ctx.registry().runs_segments());
 }
 
 #[test]

@@ -85,8 +85,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
     registry.register(Backend::Graph, "fused", ByRows { few: attention, many });
     registry.register(Backend::Graph, "fused", ByRows { few: mlp, many: ManyRowsMlp(gpu()) });
     registry.register(Backend::Graph, "persistent", PersistentStep(gpu()));
-    // More rows are fused by `--segments on` alone until a GPU has run them (docs/cuda.md, "Prompts").
-    registry.prefer_segments_up_to(8, "few rows: four launches and attention a block");
+    registry.prefer_segments("few launches a block, nothing written in f32 to be rounded again");
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     let executor = Arc::new(CudnnGraphExecutor::new(gpu()));
     registry.register(Backend::Graph, "cudnn", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));

@@ -76,7 +76,7 @@ impl Step {
             kv_len: cache.view_len(len),
             cos: ctx.upload_f32([batch.sequences, len, pairs], &cos)?,
             sin: ctx.upload_f32([batch.sequences, len, pairs], &sin)?,
-            segments: ctx.registry().segments_for(rows),
+            segments: ctx.registry().runs_segments(),
         })
     }
 
@@ -106,7 +106,7 @@ impl Step {
             kv_len: cache.view_class(),
             cos,
             sin,
-            segments: ctx.registry().segments_for(batch.sequences),
+            segments: ctx.registry().runs_segments(),
         })
     }
 
