@@ -20,6 +20,8 @@ inline uint2 look2(const u32 *at) {
     return {look(at), look(at + 1)};
 }
 
+inline void bring(const void *) {}
+
 struct Copy {
     u8 *to;
     u64 from;

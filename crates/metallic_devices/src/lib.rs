@@ -18,6 +18,7 @@ pub mod probe;
 pub mod process;
 mod profile;
 mod sdpa_graph;
+mod segment_graph;
 mod size_class;
 
 pub use graph_options::{GraphOptions, HiddenKeys, Operands, Terms};

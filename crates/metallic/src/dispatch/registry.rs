@@ -80,6 +80,7 @@ pub struct KernelBackendRegistry {
     policies_id: u64,
     /// Why `auto` runs segments as one op, and up to how many rows of activations.
     segments: Option<&'static str>,
+    whole_steps: bool,
     /// Where the present request falls in a rollout.
     draw: AtomicU16,
 }
@@ -94,6 +95,7 @@ impl KernelBackendRegistry {
             policies,
             policies_id: 0,
             segments: None,
+            whole_steps: false,
             draw: AtomicU16::new(Draw::LAST.bits()),
         }
     }
@@ -160,6 +162,11 @@ impl KernelBackendRegistry {
         self.segments = Some(reason);
     }
 
+    /// Says that `auto` runs whole steps of one token as one op where a kernel takes them.
+    pub fn prefer_whole_steps(&mut self) {
+        self.whole_steps = true;
+    }
+
     /// Whether models run segments as one op.
     pub fn runs_segments(&self) -> bool {
         match self.policies.segments.segments {
@@ -169,9 +176,15 @@ impl KernelBackendRegistry {
         }
     }
 
-    /// Whether models run a whole step of `rows` rows as one op: where that is demanded, for one row.
+    /// Whether models run a whole step of `rows` rows as one op where a kernel takes it: one row, where
+    /// that is demanded, or preferred by a device that is left to choose.
     pub fn whole_steps_for(&self, rows: usize) -> bool {
-        self.policies.segments.segments == Segments::Step && rows == 1
+        let asked = match self.policies.segments.segments {
+            Segments::Step => true,
+            Segments::Auto => self.whole_steps,
+            Segments::On | Segments::Off => false,
+        };
+        asked && rows == 1
     }
 
     /// Whether a demand leaves models no choice but to run segments of `op` as one.

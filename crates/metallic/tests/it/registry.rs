@@ -328,6 +328,8 @@ fn segments_run_where_asked_for_or_preferred() {
     ctx.registry_mut().prefer_segments("one launch a block");
     assert_eq!(ctx.registry().segments(), (true, "auto: one launch a block".to_owned()));
     assert!(!ctx.registry().whole_steps_for(1));
+    ctx.registry_mut().prefer_whole_steps();
+    assert!(ctx.registry().whole_steps_for(1) && !ctx.registry().whole_steps_for(2));
     for (segments, on) in [(Segments::Off, false), (Segments::On, true), (Segments::Step, true)] {
         let source = PolicySource::Flag("--segments");
         let segments = SegmentsChoice { segments, source };

@@ -85,6 +85,7 @@ fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
     registry.register(Backend::Graph, "fused", ByRows { few: attention, many });
     registry.register(Backend::Graph, "fused", ByRows { few: mlp, many: ManyRowsMlp(gpu()) });
     registry.register(Backend::Graph, "persistent", PersistentStep(gpu()));
+    registry.prefer_whole_steps();
     registry.prefer_segments("few launches a block, nothing written in f32 to be rounded again");
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     let executor = Arc::new(CudnnGraphExecutor::new(gpu()));

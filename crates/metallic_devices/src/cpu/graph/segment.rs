@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use metallic::graph::{Feed, Graph, LinearNode, Node, NodeId, RmsNormNode, Update};
+use metallic::graph::{Feed, Graph, LinearNode, Node, NodeId};
 use metallic::op::Precision;
 use metallic::tensor::Tensor;
 use metallic::{Error, Result};
@@ -14,40 +14,9 @@ use crate::cpu::buffer::{CpuBuffer, Pool, Rows, dense, dense_bytes};
 use crate::cpu::kernels::rms_norm::{AddRmsNorm, add_rms_norm, rms_norm};
 use crate::cpu::linear::{LinearWeight, Part};
 use crate::cpu::simd::Level;
-
-/// `x ← x + pending`, then the norm of `x`.
-#[derive(Debug)]
-pub(super) struct Opening {
-    x: usize,
-    pending: Option<usize>,
-    weight: usize,
-    eps: f32,
-    pub(super) width: usize,
-}
+pub(super) use crate::segment_graph::Opening;
 
 impl Opening {
-    /// The opening that ends in node `norm`; `None` when that is no norm of an input, or of a sum
-    /// of two that updates the first.
-    pub(super) fn of(graph: &Graph, norm: NodeId) -> Option<Self> {
-        let Node::RmsNorm(RmsNormNode { x, weight, eps, width }) = *graph.node(norm) else {
-            return None;
-        };
-        let (x, pending) = match graph.node(x) {
-            Node::Add(sum) => {
-                let update = Update { input: sum.a, value: x };
-                graph.updates().contains(&update).then_some((sum.a, Some(sum.b)))?
-            }
-            _ => (x, None),
-        };
-        let pending = optional_place(graph, pending)?;
-        Some(Self { x: place(graph, x)?, pending, weight: place(graph, weight)?, eps, width })
-    }
-
-    /// Updates of feeds that the opening makes.
-    pub(super) fn updates(&self) -> usize {
-        usize::from(self.pending.is_some())
-    }
-
     /// The residual stream.
     pub(super) fn x<'a>(&self, feeds: &'a [Feed]) -> Result<&'a Tensor> {
         tensor(feeds, self.x)

@@ -120,8 +120,15 @@ __device__ __forceinline__ float4 await4(const Step &p, const u32 *at, uint4 w) 
                        __uint_as_float(w.w));
 }
 
-__device__ __forceinline__ float2 await2(const Step &p, const u32 *at, uint2 w) {
-    for (u32 tries = 0; w.x == NOTHING || w.y == NOTHING; w = look2(at))
+__device__ __forceinline__ bool is_there(uint2 w) { return w.x != NOTHING && w.y != NOTHING; }
+
+__device__ __forceinline__ float4 as_floats(uint4 w) {
+    return make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
+}
+
+// Calls `look`, which looks at several places at once and says whether all words are there, until they
+// are. One place after the other would take as many ways to the cache and back as there are places.
+template <typename Look> __device__ __forceinline__ void await_all(const Step &p, Look look) {
+    for (u32 tries = 0; !look();)
         if (++tries > MOST_LOOKS) lose(p, tries);
-    return make_float2(__uint_as_float(w.x), __uint_as_float(w.y));
 }

@@ -28,6 +28,11 @@ __device__ __forceinline__ uint2 look2(const u32 *at) {
     return w;
 }
 
+// Brings the 128 bytes around `at` into the second-level cache.
+__device__ __forceinline__ void bring(const void *at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 // The address that instructions know a shared variable by.
 __device__ __forceinline__ u32 shared_address(const void *at) {
     return (u32)__cvta_generic_to_shared(at);

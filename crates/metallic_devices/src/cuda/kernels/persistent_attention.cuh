@@ -59,11 +59,24 @@ __device__ __forceinline__ void store(char *row, u32 d, float value) {
 #endif
 }
 
-__device__ __forceinline__ void await8(const Step &p, const u32 *at, float (&out)[8]) {
-    const uint4 first = look4(at), second = look4(at + 4);
-    const float4 a = await4(p, at, first), b = await4(p, at + 4, second);
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+// Eight neighbours of each of N rows of published words.
+template <int N>
+__device__ __forceinline__ void await8(const Step &p, const u32 *const (&at)[N], float (&out)[N][8]) {
+    uint4 words[N][2];
+    await_all(p, [&] {
+        bool there = true;
+#pragma unroll
+        for (int n = 0; n < N; n++) words[n][0] = look4(at[n]), words[n][1] = look4(at[n] + 4);
+#pragma unroll
+        for (int n = 0; n < N; n++) there = there && is_there(words[n][0]) && is_there(words[n][1]);
+        return there;
+    });
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const float4 a = as_floats(words[n][0]), b = as_floats(words[n][1]);
+        out[n][0] = a.x, out[n][1] = a.y, out[n][2] = a.z, out[n][3] = a.w;
+        out[n][4] = b.x, out[n][5] = b.y, out[n][6] = b.z, out[n][7] = b.w;
+    }
 }
 
 // Weighted values of some keys: not yet divided by `total`, relative to the highest score.
@@ -95,16 +108,50 @@ __device__ __forceinline__ void add_key(
     for (int e = 0; e < 8; e++) sum.value[e] = sum.value[e] * factor + weight * v[e];
 }
 
+// The keys of one block: a head and a part.
+struct Part {
+    u32 head, kv_head, split, begin, end;
+
+    __device__ __forceinline__ Part(const Step &p, u32 live) {
+        head = blockIdx.x % p.q_heads, split = blockIdx.x / p.q_heads;
+        kv_head = head / (p.q_heads / p.kv_heads);
+        const u32 each = (live + p.splits - 1) / p.splits;
+        begin = split * each, end = begin + each < live ? begin + each : live;
+    }
+};
+
+// Brings into the second-level cache what layer number `number` reads beside its weights: the keys and values
+// of this block, norms and biases. A read of device memory waits behind all weights that were asked for before
+// it, for microseconds.
+__device__ __forceinline__ void bring_layer(const Step &p, const Layer &layer, u32 live, u32 number) {
+    const u32 line = 128, lines = HEAD_DIM * (KV == 0 ? 4 : 2) / line;
+    const Part part(p, live);
+    if (part.split < p.splits && part.begin < part.end) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const Cache &cache = layer.caches[c];
+            const char *start = cache.start + part.kv_head * cache.head_stride + part.begin * cache.row_stride;
+            for (u32 i = threadIdx.x; i < (part.end - part.begin) * lines; i += THREADS)
+                bring(start + i / lines * cache.row_stride + i % lines * line);
+        }
+    }
+    if (blockIdx.x != gridDim.x - 1 - number % gridDim.x) return;
+    for (u32 e = threadIdx.x * 32; e < p.hidden; e += THREADS * 32)
+        bring(layer.norms[0] + e), bring(layer.norms[1] + e);
+    for (u32 m = 0; m < MATRICES; m++)
+        if (layer.matrices[m].bias)
+            for (u32 e = threadIdx.x * 32; e < layer.matrices[m].rows; e += THREADS * 32)
+                bring(layer.matrices[m].bias + e);
+}
+
 // This block's part of layer `layer`, published. `shared`: WARPS * (HEAD_DIM + 4) floats.
 __device__ __forceinline__ void attend(
     const Step &p, const Layer &layer, u32 *published, u32 position, u32 live, float *shared) {
     if (blockIdx.x >= p.q_heads * p.splits) return;
     const Places places(p);
-    const u32 head = blockIdx.x % p.q_heads, split = blockIdx.x / p.q_heads;
-    const u32 kv_head = head / (p.q_heads / p.kv_heads);
+    const Part part(p, live);
+    const u32 head = part.head, kv_head = part.kv_head, split = part.split, begin = part.begin, end = part.end;
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, d = lane % KEY_LANES * 8;
-    const u32 each = (live + p.splits - 1) / p.splits;
-    const u32 begin = split * each, end = begin + each < live ? begin + each : live;
     const char *keys = layer.caches[0].start + kv_head * layer.caches[0].head_stride;
     const char *values = layer.caches[1].start + kv_head * layer.caches[1].head_stride;
     const u64 key_stride = layer.caches[0].row_stride, value_stride = layer.caches[1].row_stride;
@@ -123,27 +170,26 @@ __device__ __forceinline__ void attend(
     u32 key = begin + warp * KEYS + lane / KEY_LANES;
     load(key, k, v);
     const u32 *at = published + places.qkv;
-    float q[8];
-    await8(p, at + head * HEAD_DIM + d, q);
+    float q[1][8];
+    await8<1>(p, {at + head * HEAD_DIM + d}, q);
 #pragma unroll
-    for (int e = 0; e < 8; e++) q[e] *= p.scale;
+    for (int e = 0; e < 8; e++) q[0][e] *= p.scale;
     Sum sum = {-infinity(), 0, {}};
     for (u32 first = begin; first < end; first += ahead * step) {
 #pragma unroll
         for (int a = 0; a < ahead; a++) {
             float x[8], y[8];
             k[a].widen(x), v[a].widen(y);
-            add_key(sum, q, x, y, is_old(key + a * step));
+            add_key(sum, q[0], x, y, is_old(key + a * step));
         }
         key += ahead * step;
         load(key, k, v);
     }
     if (warp == WARPS - 1 && begin <= position && position < end) {
-        float x[8], y[8];
+        float newest[2][8];
         at += (p.q_heads + kv_head) * HEAD_DIM + d;
-        await8(p, at, x);
-        await8(p, at + p.kv_heads * HEAD_DIM, y);
-        add_key(sum, q, x, y, lane / KEY_LANES == 0);
+        await8<2>(p, {at, at + p.kv_heads * HEAD_DIM}, newest);
+        add_key(sum, q[0], newest[0], newest[1], lane / KEY_LANES == 0);
     }
     // The groups of lanes of a warp, then the warps.
 #pragma unroll
@@ -171,9 +217,9 @@ __device__ __forceinline__ void attend(
     for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, shared[w * (HEAD_DIM + 4) + HEAD_DIM]);
 #pragma unroll
     for (int w = 0; w < WARPS; w++) {
-        const float *part = shared + w * (HEAD_DIM + 4);
-        const float factor = exp2f(part[HEAD_DIM] - base_of(highest));
-        total += part[HEAD_DIM + 1] * factor, value += part[threadIdx.x] * factor;
+        const float *sums = shared + w * (HEAD_DIM + 4);
+        const float factor = exp2f(sums[HEAD_DIM] - base_of(highest));
+        total += sums[HEAD_DIM + 1] * factor, value += sums[threadIdx.x] * factor;
     }
     u32 *to = published + places.attended + (head * p.splits + split) * (HEAD_DIM + 4);
     publish(to + threadIdx.x, value);
@@ -191,18 +237,33 @@ __device__ __forceinline__ float4 attended4(const Step &p, const u32 *published,
     for (u32 first = 0; first < p.splits; first += ahead) {
         uint4 values[ahead];
         uint2 stats[ahead];
+        // What is published last stands for the rest: looks at all of it by everybody would keep the cache
+        // busy while others publish.
+        await_all(p, [&] {
+            bool there = true;
+#pragma unroll
+            for (int a = 0; a < ahead; a++)
+                if (first + a < p.splits) stats[a] = look2(at + (first + a) * (HEAD_DIM + 4) + HEAD_DIM);
+#pragma unroll
+            for (int a = 0; a < ahead; a++)
+                if (first + a < p.splits) there = there && is_there(stats[a]);
+            return there;
+        });
+        await_all(p, [&] {
+            bool there = true;
+#pragma unroll
+            for (int a = 0; a < ahead; a++)
+                if (first + a < p.splits) values[a] = look4(at + (first + a) * (HEAD_DIM + 4) + d);
+#pragma unroll
+            for (int a = 0; a < ahead; a++)
+                if (first + a < p.splits) there = there && is_there(values[a]);
+            return there;
+        });
 #pragma unroll
         for (int a = 0; a < ahead; a++)
             if (first + a < p.splits) {
-                values[a] = look4(at + (first + a) * (HEAD_DIM + 4) + d);
-                stats[a] = look2(at + (first + a) * (HEAD_DIM + 4) + HEAD_DIM);
-            }
-#pragma unroll
-        for (int a = 0; a < ahead; a++)
-            if (first + a < p.splits) {
-                const u32 *part = at + (first + a) * (HEAD_DIM + 4);
-                const float4 value = await4(p, part + d, values[a]);
-                const float2 stat = await2(p, part + HEAD_DIM, stats[a]);
+                const float4 value = as_floats(values[a]);
+                const float2 stat = make_float2(__uint_as_float(stats[a].x), __uint_as_float(stats[a].y));
                 const float most = fmaxf(highest, stat.x), base = base_of(most);
                 const float before = exp2f(highest - base), factor = exp2f(stat.x - base);
                 highest = most, total = total * before + stat.y * factor;

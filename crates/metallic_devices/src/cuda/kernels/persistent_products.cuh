@@ -4,8 +4,6 @@
 #include "blocks_i8.cuh"
 #include "persistent_ring.cuh"
 
-// Pieces whose sums are added up together.
-#define BATCH 4
 
 #define HAS(DTYPE) ((WEIGHTS >> (DTYPE)) & 1)
 
@@ -23,22 +21,30 @@ __device__ __forceinline__ void put_input(u8 *input, u32 k, bool quantised, u32 
     }
 }
 
-// Adds up four numbers over the lanes of a warp; lane 8 * i has the sum of number i.
-__device__ __forceinline__ float sums_of_four(const float (&v)[BATCH]) {
+// Adds up N numbers over the lanes of a warp; lane 32 / N * i has the sum of number i.
+template <int N> __device__ __forceinline__ float sums_of(const float (&v)[N]) {
     const u32 lane = threadIdx.x % WARP;
-    const bool upper = lane & 16, odd = lane & 8;
-    float a = upper ? v[2] : v[0], b = upper ? v[3] : v[1];
-    a += __shfl_xor_sync(FULL_MASK, upper ? v[0] : v[2], 16);
-    b += __shfl_xor_sync(FULL_MASK, upper ? v[1] : v[3], 16);
-    float sum = odd ? b : a;
-    sum += __shfl_xor_sync(FULL_MASK, odd ? a : b, 8);
+    float sums[N];
 #pragma unroll
-    for (int other = 4; other > 0; other /= 2) sum += __shfl_xor_sync(FULL_MASK, sum, other);
-    return sum;
+    for (int n = 0; n < N; n++) sums[n] = v[n];
+#pragma unroll
+    for (int left = N, other = 16; left > 1; left /= 2, other /= 2) {
+        const bool upper = lane & other;
+#pragma unroll
+        for (int n = 0; n < left / 2; n++) {
+            const float kept = upper ? sums[n + left / 2] : sums[n], given = upper ? sums[n] : sums[n + left / 2];
+            sums[n] = kept + __shfl_xor_sync(FULL_MASK, given, other);
+        }
+    }
+#pragma unroll
+    for (int other = 16 / N; other > 0; other /= 2) sums[0] += __shfl_xor_sync(FULL_MASK, sums[0], other);
+    return sums[0];
 }
 
 // A lane's 32 numbers of a piece of a plain input: EACH at a time.
 template <int EACH> struct PlainInput {
+    // Pieces whose arithmetic goes side by side, as registers allow.
+    enum { MOST = (WEIGHTS >> 5) != 0 ? 1 : 2 };
     float x[32];
 
     __device__ __forceinline__ void load(const u8 *input, u32 k, u32 chunk) {
@@ -55,35 +61,45 @@ template <int EACH> struct PlainInput {
         }
     }
 
-    // `left`: elements of the row from this piece on.
-    __device__ __forceinline__ float product(const u8 *piece, u32 dtype, u32 left) const {
-        float sums[4] = {};
+    // The lane's share of the products with N pieces. `left`: elements of their rows from there on.
+    template <int N>
+    __device__ __forceinline__ void products(
+        const u8 *const (&pieces)[N], const u32 (&dtypes)[N], u32 left, float (&out)[N]) const {
         const u32 lane = threadIdx.x % WARP;
+        float sums[N][2] = {};
 #pragma unroll
         for (int q = 0; q < 32 / EACH; q++) {
-            if ((q * WARP + lane) * EACH >= left) continue;
-            const uint4 bits = ((const uint4 *)piece)[q * WARP + lane];
-            const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+            const bool there = (q * WARP + lane) * EACH < left;
+            uint4 bits[N];
 #pragma unroll
-            for (int w = 0; w < 4; w++) {
-                if (EACH == 4) {
-                    sums[w] += __uint_as_float(words[w]) * x[q * EACH + w];
-                } else {
-                    const bool half = HAS(DTYPE_F16) && (!HAS(DTYPE_BF16) || dtype == DTYPE_F16);
-                    const float low = half ? f16_to_f32((u16)words[w]) : bf16_to_f32((u16)words[w]);
-                    const float high = half ? f16_to_f32((u16)(words[w] >> 16))
-                                            : __uint_as_float(words[w] & 0xffff0000u);
-                    sums[w] += low * x[q * EACH + 2 * w];
-                    sums[w] += high * x[q * EACH + 2 * w + 1];
+            for (int n = 0; n < N; n++)
+                bits[n] = there ? ((const uint4 *)pieces[n])[q * WARP + lane] : make_uint4(0, 0, 0, 0);
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                const u32 words[4] = {bits[n].x, bits[n].y, bits[n].z, bits[n].w};
+#pragma unroll
+                for (int w = 0; w < 4; w++) {
+                    if (EACH == 4) {
+                        sums[n][w % 2] += __uint_as_float(words[w]) * x[q * EACH + w];
+                    } else {
+                        const bool half = HAS(DTYPE_F16) && (!HAS(DTYPE_BF16) || dtypes[n] == DTYPE_F16);
+                        const float low = half ? f16_to_f32((u16)words[w]) : bf16_to_f32((u16)words[w]);
+                        const float high = half ? f16_to_f32((u16)(words[w] >> 16))
+                                                : __uint_as_float(words[w] & 0xffff0000u);
+                        sums[n][0] += low * x[q * EACH + 2 * w];
+                        sums[n][1] += high * x[q * EACH + 2 * w + 1];
+                    }
                 }
             }
         }
-        return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+#pragma unroll
+        for (int n = 0; n < N; n++) out[n] = sums[n][0] + sums[n][1];
     }
 };
 
 // A lane's group of 32 rounded numbers.
 struct RoundedInput {
+    enum { MOST = 1 };
     RoundedGroup group;
 
     __device__ __forceinline__ void load(const u8 *input, u32 k, u32 chunk) {
@@ -97,19 +113,37 @@ struct RoundedInput {
         return product32<DTYPE>(read32<DTYPE>(piece + e / F::LEN * F::BYTES, e % F::LEN), group);
     }
 
-    __device__ __forceinline__ float product(const u8 *piece, u32 dtype, u32 left) const {
-        if (threadIdx.x % WARP * 32 >= left) return 0;
+    // One piece: the arithmetic of several would not fit the registers.
+    __device__ __forceinline__ void products(
+        const u8 *const (&pieces)[1], const u32 (&dtypes)[1], u32 left, float (&out)[1]) const {
+        out[0] = 0;
+        if (threadIdx.x % WARP * 32 >= left) return;
+        const u32 dtype = dtypes[0];
 #define ONE(DTYPE) \
-    if (HAS(DTYPE) && ((WEIGHTS >> 5) == (1u << (DTYPE - 5)) || dtype == DTYPE)) return of<DTYPE>(piece)
+    if (HAS(DTYPE) && ((WEIGHTS >> 5) == (1u << (DTYPE - 5)) || dtype == DTYPE)) out[0] = of<DTYPE>(pieces[0])
         ONE(DTYPE_Q8_0);
         ONE(DTYPE_Q4_0);
         ONE(DTYPE_Q5_0);
         ONE(DTYPE_Q4_K);
         ONE(DTYPE_Q6_K);
 #undef ONE
-        return 0;
     }
 };
+
+// The sums of the next N items of `work`, pieces of one chunk.
+template <int N, typename Input>
+__device__ __forceinline__ void multiply_some(Ring &ring, const Input &x, u32 left, float *sums) {
+    const u8 *pieces[N];
+    u32 dtypes[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) pieces[n] = ring.piece(n, dtypes[n]);
+    float all[N];
+    x.products(pieces, dtypes, left, all);
+    ring.done(N);
+    const float sum = sums_of<N>(all);
+    const u32 lane = threadIdx.x % WARP;
+    if (lane % (WARP / N) == 0) sums[lane / (WARP / N)] = sum;
+}
 
 // The sums of this warp's items of `work`, into `sums`: [chunks][rows].
 template <typename Input>
@@ -117,24 +151,18 @@ __device__ __forceinline__ void multiply_all(Ring &ring, const Work &work, const
     Place place(work);
     Input x;
     u32 loaded = NOTHING;
-    while (place.item < place.end) {
-        const u32 first = place.item;
-        float batch[BATCH] = {};
-        // Not unrolled: the work around a product is long, and its sum goes to one of four registers.
 #pragma unroll 1
-        for (int i = 0; i < BATCH && place.item < place.end; i++) {
-            if (place.chunk != loaded) x.load(input, work.k, loaded = place.chunk);
-            u32 dtype;
-            const u8 *piece = ring.next(dtype);
-            const float sum = x.product(piece, dtype, work.k - place.chunk * PIECE);
-#pragma unroll
-            for (int other = 0; other < BATCH; other++) batch[other] = other == i ? sum : batch[other];
-            ring.done();
-            place.advance(work);
+    while (place.item < place.end) {
+        if (place.chunk != loaded) x.load(input, work.k, loaded = place.chunk);
+        u32 some = place.end - place.item;
+        if (some > work.rows - place.row) some = work.rows - place.row;
+        const u32 left = work.k - place.chunk * PIECE;
+        if (some >= Input::MOST) {
+            some = Input::MOST, multiply_some<Input::MOST>(ring, x, left, sums + place.item);
+        } else {
+            some = 1, multiply_some<1>(ring, x, left, sums + place.item);
         }
-        const float sum = sums_of_four(batch);
-        const u32 lane = threadIdx.x % WARP, mine = first + lane / 8;
-        if (lane % 8 == 0 && mine < place.item) sums[mine] = sum;
+        place.advance(work, some);
     }
 }
 

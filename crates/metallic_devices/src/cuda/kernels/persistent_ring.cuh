@@ -103,9 +103,9 @@ struct Place {
         row = item - chunk * work.rows;
     }
 
-    __device__ __forceinline__ void advance(const Work &work) {
-        item++;
-        if (++row == work.rows) row = 0, chunk++;
+    __device__ __forceinline__ void advance(const Work &work, u32 items) {
+        item += items, row += items;
+        if (row == work.rows) row = 0, chunk++;
     }
 };
 
@@ -161,22 +161,26 @@ struct Ring {
             notes[filling] = skew | matrix->dtype << 8;
             copy_ahead(slots + filling * p.slot_bytes, start - skew, size, full + filling, policy);
         }
-        place.advance(work);
+        place.advance(work, 1);
         filling = filling + 1 == p.slots ? 0 : filling + 1;
     }
 
-    // The next piece, once it is there, and its type.
-    __device__ __forceinline__ const u8 *next(u32 &dtype) {
-        wait_for(full + reading, parity);
-        const u32 note = notes[reading];
+    // The piece `ahead` of the next one, once it is there, and its type.
+    __device__ __forceinline__ const u8 *piece(u32 ahead, u32 &dtype) const {
+        const bool wraps = reading + ahead >= p.slots;
+        const u32 at = reading + ahead - (wraps ? p.slots : 0);
+        wait_for(full + at, parity ^ wraps);
+        const u32 note = notes[at];
         dtype = note >> 8;
-        return slots + reading * p.slot_bytes + (note & 255);
+        return slots + at * p.slot_bytes + (note & 255);
     }
 
-    // Gives the slot of the last piece back, which is filled again at once.
-    __device__ __forceinline__ void done() {
+    // Gives the slots of the next `pieces` pieces back, which are filled again at once.
+    __device__ __forceinline__ void done(u32 pieces) {
         __syncwarp();
-        fetch();
-        if (++reading == p.slots) reading = 0, parity ^= 1;
+#pragma unroll 1
+        for (u32 i = 0; i < pieces; i++) fetch();
+        reading += pieces;
+        if (reading >= p.slots) reading -= p.slots, parity ^= 1;
     }
 };

@@ -28,6 +28,10 @@ const MAX_KEYS: usize = 8192;
 /// Quantised types that `persistent_products.cuh` multiplies.
 const QUANTISED: [DType; 5] = [DType::Q8_0, DType::Q4_0, DType::Q5_0, DType::Q4K, DType::Q6K];
 
+/// Bytes of the quantised weights of a layer from which the kernels of its halves are faster, which
+/// multiply with fewer instructions (docs/cuda.md, version 4).
+const WIDE_QUANTISED: usize = 100 << 20;
+
 /// The kernel on one device.
 pub(crate) struct PersistentStep(pub(crate) Arc<Gpu>);
 
@@ -74,6 +78,13 @@ fn check_products(products: &[&LinearSpec]) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Bytes of a weight, 0 of a plain one.
+fn quantised_bytes(product: &LinearSpec) -> usize {
+    let LinearSpec { weight, in_features, out_features, .. } = *product;
+    let row = weight.row_bytes(in_features).filter(|_| weight.is_quantized());
+    row.unwrap_or_default().saturating_mul(out_features)
+}
+
 fn check_attention(spec: &AttentionBlockSpec) -> Result<(), Reason> {
     let AttentionBlockSpec { qk_norm, rope: [rope, _], append, sdpa, .. } = spec;
     let SdpaSpec { head_dim, v_dim, mask, lengths, .. } = sdpa;
@@ -112,6 +123,14 @@ impl Shape {
                 check_products(products)?;
                 types.extend(products.iter().map(|product| product.weight));
             }
+            let of_layer =
+                attention.qkv.iter().chain([&attention.o, &mlp.gate, &mlp.up, &mlp.down]);
+            let quantised: usize = of_layer.map(quantised_bytes).sum();
+            ensure(quantised < WIDE_QUANTISED, || Reason::Range {
+                what: "bytes of a layer's quantised weights",
+                got: quantised,
+                max: WIDE_QUANTISED,
+            })?;
             let widths = |spec: &LinearSpec| (spec.in_features, spec.out_features);
             let alike = attention.sdpa == first.sdpa
                 && attention.append == first.append

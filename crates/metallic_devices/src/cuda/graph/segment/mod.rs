@@ -12,7 +12,7 @@ use std::any::Any;
 use metallic::Result;
 use metallic::dispatch::{Reason, Support};
 use metallic::graph::{
-    Executable, Feed, Graph, LinearNode, Node, NodeId, RmsNormNode, RopeNode, SdpaNode,
+    Executable, Feed, Graph, LinearNode, Node, NodeId, RopeNode, SdpaNode,
 };
 use metallic::op::Precision;
 use metallic::tensor::{DType, Tensor};
@@ -22,40 +22,14 @@ pub(crate) use few_rows::{FewRows, HalfSize};
 use self::run::{Name, QUANTISED, Run, kernel};
 use super::sdpa::{Plan, Types};
 use crate::cuda::gpu::Gpu;
+use crate::sdpa_graph::place;
+use crate::segment_graph::Opening;
 
 /// Rows of x that one pass over W serves.
 const MAX_ROWS: usize = 8;
 
-/// The place of an input among the feeds.
-fn place(graph: &Graph, id: NodeId) -> Option<usize> {
-    graph.inputs().position(|(input, _)| input == id)
-}
-
 fn dtype_of(graph: &Graph, id: NodeId) -> DType {
     graph.inputs().find(|(input, _)| *input == id).map_or(DType::F32, |(_, input)| input.dtype)
-}
-
-/// A norm of the stream, after adding what is pending.
-#[derive(Debug)]
-struct Opening {
-    x: usize,
-    pending: Option<usize>,
-    weight: usize,
-    eps: f32,
-}
-
-impl Opening {
-    fn of(graph: &Graph, norm: NodeId) -> Option<Self> {
-        let Node::RmsNorm(RmsNormNode { x, weight, eps, .. }) = *graph.node(norm) else {
-            return None;
-        };
-        let weight = place(graph, weight)?;
-        let (x, pending) = match graph.node(x) {
-            Node::Add(sum) => (place(graph, sum.a)?, Some(place(graph, sum.b)?)),
-            _ => (place(graph, x)?, None),
-        };
-        Some(Self { x, pending, weight, eps })
-    }
 }
 
 /// A product.
@@ -127,7 +101,10 @@ impl Attention {
             Product::of_heads(graph, values.new)?,
         ];
         let normed = qkv[0].node.x;
-        let alike = qkv.iter().all(|product| product.node.x == normed)
+        let opening = Opening::of(graph, normed)?;
+        // The two caches are updated besides the stream.
+        let alike = graph.updates().len() == opening.updates() + 2
+            && qkv.iter().all(|product| product.node.x == normed)
             && (turn.pairs, turn.pairing) == (turn_k.pairs, turn_k.pairing)
             && keys.starts == values.starts
             && node.mask.is_none();
@@ -137,7 +114,7 @@ impl Attention {
             None => None,
         };
         Some(Self {
-            opening: Opening::of(graph, normed)?,
+            opening,
             turn: *turn,
             cos: place(graph, turn.cos)?,
             sin: place(graph, turn.sin)?,
@@ -160,7 +137,8 @@ impl Mlp {
         let gate_up = [Product::of(graph, swiglu.gate)?, Product::of(graph, swiglu.up)?];
         let normed = gate_up[0].node.x;
         let opening = Opening::of(graph, normed)?;
-        (gate_up[1].node.x == normed).then_some(Self { opening, gate_up, down })
+        let whole = gate_up[1].node.x == normed && graph.updates().len() == opening.updates();
+        whole.then_some(Self { opening, gate_up, down })
     }
 }
 
