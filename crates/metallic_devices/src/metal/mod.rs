@@ -25,6 +25,7 @@ mod copy;
 mod description;
 mod encoder;
 mod fault;
+mod heap;
 mod layout;
 mod library;
 mod mapping;
@@ -33,6 +34,7 @@ mod pipeline;
 mod pool;
 mod stream;
 mod submission;
+mod timestamps;
 
 mod graph;
 mod legacy;

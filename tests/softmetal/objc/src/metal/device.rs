@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
 use super::{
-    buffer, compile_options, descriptors, event, heap, library, pipeline, queue, residency,
+    buffer, compile_options, counters, descriptors, event, heap, library, pipeline, queue,
+    residency,
 };
 use crate::control;
 use crate::foundation::{array, string};
@@ -82,8 +83,16 @@ methods! { install_device for DEVICE;
     - "maxTransferRate" (_this) -> u64 { 0 }
     - "supportsFamily:" (_this, family: isize) -> u8 { u8::from(FAMILIES.contains(&family)) }
     - "argumentBuffersSupport" (_this) -> usize { 1 }
-    - "counterSets" (_this) -> Id { array::make(Vec::new()).autorelease() }
-    - "supportsCounterSampling:" (_this, _point: usize) -> u8 { 0 }
+    - "counterSets" (_this) -> Id { counters::sets() }
+    - "supportsCounterSampling:" (_this, point: usize) -> u8 {
+        u8::from(control().counter_sampling() as usize == point)
+    }
+    - "newCounterSampleBufferWithDescriptor:error:" (_this, descriptor: Id, error: *mut Id) -> Id {
+        library::answer(counters::new(descriptor), error)
+    }
+    - "sampleTimestamps:gpuTimestamp:" (_this, cpu: *mut u64, gpu: *mut u64) {
+        counters::both_clocks(cpu, gpu);
+    }
     - "supportsDynamicLibraries" (_this) -> u8 { 0 }
     - "supportsFunctionPointers" (_this) -> u8 { 0 }
     - "supportsRaytracing" (_this) -> u8 { 0 }
@@ -109,7 +118,7 @@ methods! { install_device for DEVICE;
         buffer::over(bytes.cast(), length, options, deallocator.copied()).into_id()
     }
     - "heapBufferSizeAndAlignWithLength:options:" (_this, length: usize, _options: usize) -> SizeAndAlign {
-        SizeAndAlign { size: length.next_multiple_of(heap::ALIGN), align: heap::ALIGN }
+        heap::size_and_align(length)
     }
     - "newHeapWithDescriptor:" (_this, descriptor: Id) -> Id { heap::new(descriptor) }
     - "newEvent" (_this) -> Id { event::new().into_id() }
