@@ -1,6 +1,7 @@
 //! Settings from flags, environment and file, in that order of precedence. The only place that
 //! reads environment variables (the `METALLIC_ARG_*` twins of flags belong to the flag parser).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -22,6 +23,8 @@ pub const SDPA_ROLLOUT: &str = "METALLIC_SDPA_ROLLOUT";
 pub const GRAPH_ENGINE: &str = "METALLIC_GRAPH_ENGINE";
 /// Whether graphs that a device compiles bake lengths in: `classes` or `any`.
 pub const GRAPH_LENGTHS: &str = "METALLIC_GRAPH_LENGTHS";
+/// The vector instructions that the CPU's kernels may use at most.
+pub const CPU_LEVEL: &str = "METALLIC_CPU_LEVEL";
 /// Folder of what one run leaves for the next: compiled graphs, certificates.
 pub const CACHE_DIR: &str = "METALLIC_CACHE_DIR";
 /// Path of the configuration file.
@@ -47,16 +50,62 @@ pub struct FlagPolicies {
 struct File {
     #[serde(default)]
     backend: BackendSection,
+    #[serde(default)]
+    cpu: CpuSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuSection {
+    level: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BackendSection {
-    all: Option<String>,
-    sdpa: Option<String>,
-    segments: Option<String>,
-    sdpa_rollout: Option<String>,
-    graph_engine: Option<String>,
+    all: Option<Word>,
+    sdpa: Option<Word>,
+    segments: Option<Word>,
+    sdpa_rollout: Option<Word>,
+    graph_engine: Option<Word>,
+}
+
+/// A value of the file, quoted or not: `"25"` and `25`, `"on"` and `true`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a string, a number, true or false")]
+enum Word {
+    Text(String),
+    Number(f64),
+    Switch(bool),
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
+        }
+    }
+}
+
+/// A setting of the file at `path`.
+fn from_file<T>(value: Option<&Word>, key: &str, path: &Path) -> Result<Option<(T, PolicySource)>>
+where
+    T: FromStr<Err = Error>,
+{
+    let Some(value) = value else { return Ok(None) };
+    let value = parse(&value.to_string(), || format!("{key} in {}", path.display()))?;
+    Ok(Some((value, PolicySource::File(path.to_owned()))))
+}
+
+/// A setting of the environment.
+fn from_env<T>(env: ReadEnv<'_>, name: &'static str) -> Result<Option<(T, PolicySource)>>
+where
+    T: FromStr<Err = Error>,
+{
+    let Some(value) = env(name) else { return Ok(None) };
+    Ok(Some((parse(&value, || name.to_owned())?, PolicySource::Env(name))))
 }
 
 /// Reads a variable; unset and empty are the same.
@@ -80,82 +129,55 @@ pub fn process_env(name: &str) -> Option<String> {
 /// [`Error::UnknownValue`] for a value nobody knows, wherever it stands; [`Error::Config`] for a
 /// file that was named but cannot be read, or has unknown keys.
 pub fn policies(flags: FlagPolicies, env: ReadEnv<'_>) -> Result<Policies> {
-    let from_env = env(FORCE_SDPA_BACKEND)
-        .map(|value| parse(&value, || FORCE_SDPA_BACKEND.to_owned()))
-        .transpose()?;
     let path = file_path(env);
-    let file = match &path {
-        Some((path, named)) => read_file(path, *named)?,
-        None => File::default(),
-    };
-    let path = path.map(|(path, _)| path).unwrap_or_default();
-    let from_file = |value: &Option<String>, key: &str| -> Result<Option<PolicyChoice>> {
-        let Some(value) = value else { return Ok(None) };
-        let policy = parse(value, || format!("{key} in {}", path.display()))?;
-        Ok(Some(PolicyChoice { policy, source: PolicySource::File(path.clone()) }))
-    };
-    let (file_sdpa, file_all) = (
-        from_file(&file.backend.sdpa, "backend.sdpa")?,
-        from_file(&file.backend.all, "backend.all")?,
-    );
-    let choice = |policy, source| PolicyChoice { policy, source };
+    let BackendSection { all, sdpa, segments, sdpa_rollout, graph_engine } =
+        read_file(path.as_ref())?.backend;
+    let path = &path.map(|(path, _)| path).unwrap_or_default();
+    // All of it is read, also what a flag overrules, so that a slip shows at once.
+    let file_all = from_file(all.as_ref(), "backend.all", path)?;
+    let file_sdpa = from_file(sdpa.as_ref(), "backend.sdpa", path)?;
+    let file_segments = from_file(segments.as_ref(), "backend.segments", path)?;
+    let file_rollout = from_file(sdpa_rollout.as_ref(), "backend.sdpa_rollout", path)?;
+    let env_sdpa = from_env(env, FORCE_SDPA_BACKEND)?;
+    let env_rollout = from_env(env, SDPA_ROLLOUT)?;
+
+    let flag = |name| PolicySource::Flag(name);
+    let choice = |(policy, source)| PolicyChoice { policy, source };
     // A flag for all ops beats the environment's and the file's word on one, and stays a word on
     // all: it binds attention only where the device has such a kernel.
     let sdpa = match flags {
-        FlagPolicies { sdpa: Some(policy), .. } => {
-            Some(choice(policy, PolicySource::Flag("--sdpa-backend")))
-        }
+        FlagPolicies { sdpa: Some(policy), .. } => Some((policy, flag("--sdpa-backend"))),
         FlagPolicies { all: Some(_), .. } => None,
-        FlagPolicies { sdpa: None, all: None, .. } => from_env
-            .map(|policy| choice(policy, PolicySource::Env(FORCE_SDPA_BACKEND)))
-            .or(file_sdpa),
+        FlagPolicies { sdpa: None, all: None, .. } => env_sdpa.or(file_sdpa),
     };
-    let all = flags
-        .all
-        .map(|policy| choice(policy, PolicySource::Flag("--backend")))
-        .or(file_all)
-        .unwrap_or_default();
-    let file_segments = match &file.backend.segments {
-        Some(value) => {
-            let segments = parse(value, || format!("backend.segments in {}", path.display()))?;
-            Some(SegmentsChoice { segments, source: PolicySource::File(path.clone()) })
-        }
-        None => None,
-    };
-    let segments = flags
-        .segments
-        .map(|segments| SegmentsChoice { segments, source: PolicySource::Flag("--segments") })
-        .or(file_segments)
-        .unwrap_or_default();
-    let file_rollout = match &file.backend.sdpa_rollout {
-        Some(value) => {
-            let share = parse(value, || format!("backend.sdpa_rollout in {}", path.display()))?;
-            Some(RolloutChoice { share, source: PolicySource::File(path.clone()) })
-        }
-        None => None,
-    };
-    let env_rollout = env(SDPA_ROLLOUT)
-        .map(|value| parse(&value, || SDPA_ROLLOUT.to_owned()))
-        .transpose()?
-        .map(|share| RolloutChoice { share, source: PolicySource::Env(SDPA_ROLLOUT) });
+    let all = flags.all.map(|policy| (policy, flag("--backend"))).or(file_all);
+    let segments = flags.segments.map(|choice| (choice, flag("--segments"))).or(file_segments);
     let rollout = flags
         .sdpa_rollout
-        .map(|share| RolloutChoice { share, source: PolicySource::Flag("--sdpa-rollout") })
+        .map(|share| (share, flag("--sdpa-rollout")))
         .or(env_rollout)
         .or(file_rollout);
+    let file_engine = graph_engine.map(|name| (name.to_string(), PolicySource::File(path.clone())));
     let engine = flags
         .engine
-        .map(|name| (name, PolicySource::Flag("--graph-engine")))
+        .map(|name| (name, flag("--graph-engine")))
         .or_else(|| env(GRAPH_ENGINE).map(|name| (name, PolicySource::Env(GRAPH_ENGINE))))
-        .or_else(|| file.backend.graph_engine.map(|name| (name, PolicySource::File(path))))
-        .filter(|(name, _)| name != "auto")
-        .map(|(name, source)| EngineChoice { name, source });
-    let mut policies = Policies { all, segments, engine, ..Policies::default() };
-    if let Some(rollout) = rollout {
-        policies.rollout.insert(Sdpa::ID, rollout);
+        .or(file_engine)
+        .filter(|(name, _)| name != "auto");
+
+    let mut policies = Policies {
+        all: all.map(choice).unwrap_or_default(),
+        segments: segments
+            .map(|(segments, source)| SegmentsChoice { segments, source })
+            .unwrap_or_default(),
+        engine: engine.map(|(name, source)| EngineChoice { name, source }),
+        ..Policies::default()
+    };
+    if let Some((share, source)) = rollout {
+        policies.rollout.insert(Sdpa::ID, RolloutChoice { share, source });
     }
     if let Some(sdpa) = sdpa {
-        policies.ops.insert(Sdpa::ID, sdpa);
+        policies.ops.insert(Sdpa::ID, choice(sdpa));
     }
     Ok(policies)
 }
@@ -188,6 +210,32 @@ pub fn graph_lengths(env: ReadEnv<'_>) -> Result<Option<LengthPolicy>> {
     }
 }
 
+/// The CPU's level by `--cpu-level`, environment or file, and which of them said so; `None` where
+/// nobody did, or said `auto`.
+///
+/// # Errors
+/// As [`policies`].
+pub fn cpu_level<L: FromStr<Err = Error>>(
+    flag: Option<&str>,
+    env: ReadEnv<'_>,
+) -> Result<Option<(L, String)>> {
+    let (value, setting) = if let Some(value) = flag {
+        (value.to_owned(), "--cpu-level".to_owned())
+    } else if let Some(value) = env(CPU_LEVEL) {
+        (value, CPU_LEVEL.to_owned())
+    } else {
+        let path = file_path(env);
+        let Some(value) = read_file(path.as_ref())?.cpu.level else { return Ok(None) };
+        let path = path.map(|(path, _)| path).unwrap_or_default();
+        (value, format!("cpu.level in {}", path.display()))
+    };
+    if value == "auto" {
+        return Ok(None);
+    }
+    let level = parse(&value, || setting.clone())?;
+    Ok(Some((level, setting)))
+}
+
 fn parse<T: FromStr<Err = Error>>(value: &str, setting: impl FnOnce() -> String) -> Result<T> {
     value.parse().map_err(|error| match error {
         Error::UnknownValue { value, accepted, .. } => {
@@ -208,11 +256,15 @@ fn file_path(env: ReadEnv<'_>) -> Option<(PathBuf, bool)> {
     Some((base.join("metallic/config.toml"), false))
 }
 
-fn read_file(path: &Path, named: bool) -> Result<File> {
+/// The file at [`file_path`]; an empty one where there is none.
+fn read_file(path: Option<&(PathBuf, bool)>) -> Result<File> {
+    let Some((path, named)) = path else { return Ok(File::default()) };
     let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text).map_err(|error| config_error(error.to_string())),
-        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) if !*named && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(File::default())
+        }
         Err(error) => Err(config_error(error.to_string())),
     }
 }
@@ -288,6 +340,10 @@ mod tests {
         let filed = resolve(None).unwrap();
         assert_eq!(filed.segments, Segments::On);
         assert_eq!(filed.source, PolicySource::File(file.clone()));
+        std::fs::write(&file, "[backend]\nsegments = false\nsdpa_rollout = 12.5\n").unwrap();
+        assert_eq!(resolve(None).unwrap().segments, Segments::Off);
+        let rollout = policies(FlagPolicies::default(), &env).unwrap();
+        assert_eq!(rollout.rollout("sdpa").unwrap().share.to_string(), "12.5 %");
         std::fs::write(&file, "[backend]\nsegments = \"graph\"\n").unwrap();
         let error = resolve(None).unwrap_err().to_string();
         assert!(

@@ -1,7 +1,9 @@
 //! Where ops are called: validates, dispatches, falls back, records.
 
+mod explain;
 mod step;
 
+pub use explain::Explanation;
 pub use step::{STEP, StepSpec, unique_id};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,6 +29,10 @@ pub struct Context {
     cache: ResourceCache,
     recorder: Recorder,
     tally: Mutex<Tally>,
+    /// Choices so far, while they are explained and not run.
+    explaining: Mutex<Option<Vec<Explanation>>>,
+    /// Held while a step is recorded: the caches watch what one recording uses.
+    recording: Mutex<()>,
 }
 
 /// What ran so far.
@@ -60,7 +66,8 @@ impl Context {
         cache: ResourceCache,
         recorder: Recorder,
     ) -> Self {
-        Self { device, registry, cache, recorder, tally: Mutex::default() }
+        let (tally, explaining, recording) = Default::default();
+        Self { device, registry, cache, recorder, tally, explaining, recording }
     }
 
     /// Runs one call: checks it, asks the registry, runs the best kernel. A graph that does not
@@ -95,6 +102,9 @@ impl Context {
         args: &O::Args,
         candidates: Vec<Candidate<'_, O>>,
     ) -> Result<Selection> {
+        if let Some(selection) = self.explained(spec, &candidates) {
+            return Ok(selection);
+        }
         let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
         let last = candidates.len() - 1;
@@ -168,7 +178,11 @@ impl Context {
             Err(error) => return Err(error),
         };
         let (backend, variant) = (Backend::Legacy, "op by op");
-        self.note(&spec, &Selection { op: O::ID, backend, variant, reason });
+        let selection = Selection { op: O::ID, backend, variant, reason };
+        if self.add_explanation(&spec, || selection.clone(), Vec::new()).is_some() {
+            return Ok(None);
+        }
+        self.note(&spec, &selection);
         self.uncount(&[((O::ID, backend, variant), 1)]);
         Ok(None)
     }
@@ -197,6 +211,10 @@ impl Context {
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn explaining(&self) -> MutexGuard<'_, Option<Vec<Explanation>>> {
+        self.explaining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls of each kernel so far.

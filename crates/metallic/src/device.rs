@@ -160,6 +160,11 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Bytes in use.
     fn memory(&self) -> MemoryStats;
 
+    /// Bytes that can still be had, kept ones among them; `None` where the device does not say.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// The bytes of a file: mapped where the device can, read into memory otherwise.
     ///
     /// # Errors

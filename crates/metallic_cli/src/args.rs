@@ -4,12 +4,14 @@
 //! over its twin.
 
 mod bench;
+mod explain;
 mod groups;
 mod probe;
 mod tune;
 mod values;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchFormat, BenchLimitsArgs, BenchSdpaArgs};
+pub(crate) use explain::ExplainArgs;
 pub(crate) use groups::{
     BackendArgs, ContextArgs, GenerateArgs, ModelArgs, PromptArgs, SamplingArgs,
 };
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     Parity(ParityArgs),
     /// Measure speed, as llama-bench does; `bench sdpa` measures attention alone
     Bench(Box<BenchArgs>),
+    /// Show which kernels a model would run, and why, without running them
+    Explain(Box<ExplainArgs>),
     /// Measure a device's engines for attention and write down which is faster where
     Tune(Box<TuneArgs>),
     /// Ask a device what no document says, for a report
@@ -150,6 +154,9 @@ pub(crate) struct InspectArgs {
     pub(crate) path: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Plan the memory of this device; see `metallic devices`
+    #[arg(long, value_name = "DEVICE", default_value = metallic_devices::KINDS[0])]
+    pub(crate) device: String,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -340,6 +347,7 @@ impl Command {
             Command::Chat(args) => Some(&mut args.backend),
             Command::Perplexity(args) => Some(&mut args.backend),
             Command::Op(OpCommand::Sdpa(args)) => Some(&mut args.backend),
+            Command::Explain(args) => Some(&mut args.backend),
             Command::Tune(args) => Some(&mut args.backend),
             Command::Parity(args) => Some(&mut args.backend),
             Command::Bench(args) => match &mut args.command {

@@ -8,6 +8,7 @@ mod chat;
 mod chat_input;
 mod completions;
 mod devices;
+mod explain;
 mod inspect;
 mod op;
 mod parity;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Some(BenchCommand::Limits(limits)) => bench_limits::run(limits),
             None => bench::run(&args),
         },
+        Command::Explain(args) => explain::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Completions(args) => completions::run(&args),

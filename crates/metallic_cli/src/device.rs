@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use metallic::Context;
 use metallic::config::{self, process_env};
 use metallic::dispatch::Policies;
+use metallic_devices::cpu::simd::Level;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
@@ -55,13 +56,18 @@ pub(crate) fn open_on_terms(
     let policies = policy::resolve(args, &process_env)?;
     let (kind, index) = parse(&args.device)?;
     if args.verbose {
-        policy::describe(&policies);
+        policy::describe(&policies).iter().for_each(|line| note!("{line}"));
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
     if kind != "cpu" && args.threads.is_some() {
         note!("--threads is for the cpu and changes nothing on {kind}");
     }
-    let options = DeviceOptions { threads: args.threads, profile: args.profile, terms };
+    if kind != "cpu" && args.cpu_level.is_some() {
+        note!("--cpu-level is for the cpu and changes nothing on {kind}");
+    }
+    let level = cpu_level(args.cpu_level.as_deref())?;
+    let (threads, profile) = (args.threads, args.profile);
+    let options = DeviceOptions { threads, level, profile, terms };
     let context = open_device(kind, index, options, policies, recorder)?;
     context.begin_request(&args.rollout_key.clone().unwrap_or_else(new_request));
     if args.verbose {
@@ -80,8 +86,34 @@ fn new_request() -> String {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DeviceOptions {
     threads: Option<usize>,
+    level: Option<Level>,
     profile: Option<Profile>,
     terms: Terms,
+}
+
+impl DeviceOptions {
+    /// What environment and file say where no flag does.
+    ///
+    /// # Errors
+    /// As [`cpu_level`].
+    pub(crate) fn from_env() -> Result<Self> {
+        Ok(Self { level: cpu_level(None)?, ..Self::default() })
+    }
+}
+
+/// The level of vector instructions that somebody asked for: `--cpu-level`, environment, file.
+///
+/// # Errors
+/// A name that no level has; a level that this machine lacks.
+pub(crate) fn cpu_level(flag: Option<&str>) -> Result<Option<Level>> {
+    let Some((level, setting)) = config::cpu_level::<Level>(flag, &process_env)? else {
+        return Ok(None);
+    };
+    if Level::available().any(|here| here == level) {
+        return Ok(Some(level));
+    }
+    let has = Level::available().map(Level::name).collect::<Vec<_>>().join(", ");
+    Err(Error::NoCpuLevel { setting, level: level.name(), has })
 }
 
 /// Device number `index` of kind `kind`, one of [`KINDS`], with its kernels.
@@ -110,7 +142,8 @@ pub(crate) fn open_device(
         _ => {
             let defaults = CpuOptions::default();
             let threads = options.threads.unwrap_or(defaults.threads);
-            CpuDevice::context(CpuOptions { threads, ..defaults }, policies, recorder)
+            let level = options.level.unwrap_or(defaults.level);
+            CpuDevice::context(CpuOptions { threads, level }, policies, recorder)
         }
     };
     context.registry().check_engine()?;

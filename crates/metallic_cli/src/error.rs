@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::memory::readable;
+
 /// The crate's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -24,10 +26,29 @@ pub(crate) enum Error {
     NoCacheDir,
     #[error("cannot run a probe in a process of its own: {source}")]
     Child { source: io::Error },
-    #[error("limits can be measured on the cpu alone, not on {device}; leave --limits out")]
+    #[error("{setting} is {level}, which this machine does not have; it has: {has}")]
+    NoCpuLevel { setting: String, level: &'static str, has: String },
+    #[error("limits can be measured on cpu and cuda, not on {device}; leave --limits out")]
     NoLimits { device: String },
     #[error("`{name}` is no hub name; expected org/repo, org/repo:file or org/repo:quantisation")]
     NotAHubName { name: String },
+
+    // --- memory ----------------------------------------------------------------------------
+    #[error(
+        "the weights take {} and {device} has {} free; take a smaller or more quantised model, or \
+         end what else holds memory there",
+        readable(*.needed),
+        readable(*.free)
+    )]
+    WeightsDoNotFit { device: String, needed: u64, free: u64 },
+    #[error(
+        "a context of {positions} tokens takes {} beside the weights and {device} has {} free; \
+         {fits} tokens fit (-c {fits}), smaller keys and values take less (--cache-type-k q8_0 \
+         --cache-type-v q8_0), and so do shorter steps (--ubatch-size)",
+        readable(*.needed),
+        readable(*.free)
+    )]
+    ContextDoesNotFit { device: String, positions: usize, needed: u64, free: u64, fits: u64 },
 
     // --- files -----------------------------------------------------------------------------
     #[error("cannot read {}: {source}", .path.display())]

@@ -12,6 +12,7 @@ mod error;
 
 mod device;
 mod hub;
+mod memory;
 mod model;
 mod policy;
 mod session;

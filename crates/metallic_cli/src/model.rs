@@ -15,6 +15,7 @@ use metallic_models::transformer::{Model, ModelOptions};
 use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
+use crate::memory;
 use crate::output::note;
 
 /// A model's files, tokenizer and weights.
@@ -95,6 +96,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
 pub(crate) fn load(ctx: &Context, args: &ModelArgs, exact: bool, verbose: bool) -> Result<Loaded> {
     let files = open_with(args, &|path| ctx.device().map_file(path))?;
     let tokenizer = files.tokenizer()?;
+    memory::check_weights(ctx.device(), &files)?;
     let precision = if exact { Precision::Exact } else { Precision::default() };
     let model = Model::load(ctx, &files, ModelOptions { precision })?;
     if verbose {

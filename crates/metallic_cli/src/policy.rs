@@ -7,7 +7,6 @@ use metallic::op::{Op, Sdpa};
 
 use crate::args::BackendArgs;
 use crate::error::{Error, Result};
-use crate::output::note;
 
 const SDPA_TWIN: &str = "METALLIC_ARG_SDPA_BACKEND";
 const ALL_TWIN: &str = "METALLIC_ARG_BACKEND";
@@ -96,29 +95,28 @@ fn check_twin(twin: Option<Policy>, env: ReadEnv<'_>) -> Result<()> {
     }
 }
 
-/// Says what was asked for, by whom.
-pub(crate) fn describe(policies: &Policies) {
+/// What was asked for, by whom: a line each.
+pub(crate) fn describe(policies: &Policies) -> Vec<String> {
     let choice = policies.choice(Sdpa::ID).0;
-    note!("sdpa backend: {} (from {})", choice.policy, choice.source);
-    if policies.all.policy != Policy::Auto {
-        note!("backend of other ops: {} (from {})", policies.all.policy, policies.all.source);
+    let mut lines = vec![format!("sdpa backend: {} (from {})", choice.policy, choice.source)];
+    let all = &policies.all;
+    if all.policy != Policy::Auto {
+        lines.push(format!("backend of other ops: {} (from {})", all.policy, all.source));
     }
     if let Some(rollout) = policies.rollout(Sdpa::ID) {
         let idle = if choice.policy == Policy::Auto { "" } else { "; has no effect without auto" };
-        note!(
-            "sdpa rollout: graph for {} of requests (from {}){idle}",
-            rollout.share,
-            rollout.source
-        );
+        let (share, source) = (rollout.share, &rollout.source);
+        lines.push(format!("sdpa rollout: graph for {share} of requests (from {source}){idle}"));
     }
     if let Some(engine) = &policies.engine {
-        note!("graph engine: {} (from {})", engine.name, engine.source);
+        lines.push(format!("graph engine: {} (from {})", engine.name, engine.source));
     }
     let segments = &policies.segments;
-    note!("segments: {} (from {})", segments.segments, segments.source);
+    lines.push(format!("segments: {} (from {})", segments.segments, segments.source));
     if let Some(required) = policies.required(Sdpa::ID) {
-        note!("required sdpa backend: {required}");
+        lines.push(format!("required sdpa backend: {required}"));
     }
+    lines
 }
 
 #[cfg(test)]

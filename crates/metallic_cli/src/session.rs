@@ -16,6 +16,11 @@ use crate::output::note;
 /// The context when nothing is said, as long as the model was made for that many tokens.
 const DEFAULT_CONTEXT: usize = 4096;
 
+/// Tokens of a prompt processed in one step when nothing is said.
+const DEFAULT_STEP: usize = 512;
+/// The same on an NVIDIA GPU: products of more rows keep more multiprocessors busy (`docs/cuda.md`).
+const CUDA_STEP: usize = 2048;
+
 /// The text of a prompt; one newline at the end of a file or of standard input is no part of it.
 ///
 /// # Errors
@@ -92,9 +97,10 @@ impl ContextArgs {
         }
     }
 
-    /// Tokens of a prompt processed in one step.
-    pub(crate) fn step(&self) -> usize {
-        self.ubatch_size.min(self.batch_size)
+    /// Tokens of a prompt processed in one step on a device of this kind.
+    pub(crate) fn step(&self, kind: &str) -> usize {
+        let default = if kind == "cuda" { CUDA_STEP } else { DEFAULT_STEP };
+        self.ubatch_size.unwrap_or(default).min(self.batch_size)
     }
 }
 

@@ -171,7 +171,7 @@ fn all(mut answers: impl Iterator<Item = Support>) -> Support {
 }
 
 /// A dense f32 tensor for what is kept between components.
-fn empty(cx: &ExecCx<'_>, shape: Shape) -> Result<Tensor> {
+pub(crate) fn empty(cx: &ExecCx<'_>, shape: Shape) -> Result<Tensor> {
     let bytes = shape.checked_elements().and_then(|elements| DType::F32.row_bytes(elements));
     let no_memory = || Error::OutOfMemory { device: cx.device.id(), bytes: usize::MAX };
     let buffer = cx.device.allocate(bytes.ok_or_else(no_memory)?)?;

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use metallic::Context;
 use metallic::dispatch::{Backend, Policy, PolicyChoice, PolicySource};
-use metallic::op::{KvAppend, Linear, Op, RmsNorm, Rope, Sdpa, SwiGlu};
+use metallic::op::{Op, Sdpa};
 use metallic::segment::{AttentionBlock, AttentionBlockArgs, MlpBlock, MlpBlockArgs};
 use metallic::tensor::DType;
 use metallic_testkit::block::{PlacedBlock, problem};
@@ -48,32 +48,12 @@ fn cases() -> Vec<(String, BlockCase)> {
 }
 
 fn attention_op_by_op(ctx: &Context, args: &AttentionBlockArgs) -> metallic::Result<()> {
-    let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
-    ctx.run::<RmsNorm>(&calls.norm)?;
-    for call in &calls.qkv {
-        ctx.run::<Linear>(call)?;
-    }
-    for call in calls.qk_norm.iter().flatten() {
-        ctx.run::<RmsNorm>(call)?;
-    }
-    for call in &calls.rope {
-        ctx.run::<Rope>(call)?;
-    }
-    for call in &calls.append {
-        ctx.run::<KvAppend>(call)?;
-    }
-    ctx.run::<Sdpa>(&calls.sdpa)?;
-    ctx.run::<Linear>(&calls.o)?;
+    args.calls(&|shape| ctx.empty(DType::F32, shape))?.run(ctx)?;
     ctx.device().synchronize()
 }
 
 fn mlp_op_by_op(ctx: &Context, args: &MlpBlockArgs) -> metallic::Result<()> {
-    let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
-    ctx.run::<RmsNorm>(&calls.norm)?;
-    ctx.run::<Linear>(&calls.gate)?;
-    ctx.run::<Linear>(&calls.up)?;
-    ctx.run::<SwiGlu>(&calls.swiglu)?;
-    ctx.run::<Linear>(&calls.down)?;
+    args.calls(&|shape| ctx.empty(DType::F32, shape))?.run(ctx)?;
     ctx.device().synchronize()
 }
 

@@ -1,5 +1,5 @@
-//! Graph against legacy attention at Qwen2.5 shapes, f16, causal. On this device the graph is the
-//! CPU's; the name is the status document's.
+//! Graph against legacy attention at Qwen2.5 shapes, f16, causal: MPSGraph on an Apple GPU, and the
+//! device's own graphs elsewhere. `METALLIC_BENCH_DEVICE` says where: `cpu`, `cuda` or `metal`.
 
 mod common;
 #[path = "common/kernels.rs"]

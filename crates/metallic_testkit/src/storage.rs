@@ -1,6 +1,8 @@
-//! Values as bytes: f32, f16, bf16, q8_0, q4_0, i32 and bool to f64 and back.
+//! Values as bytes: f32, f16, bf16, q8_0, q4_0, q5_0, q4_k, q5_k, q6_k, i32 and bool to f64 and back.
 //!
 //! Written for tests, one value at a time; devices have their own, fast ones.
+
+mod super_blocks;
 
 use half::{bf16, f16};
 use metallic::tensor::DType;
@@ -10,11 +12,14 @@ const Q8_BLOCK: usize = 32;
 /// Elements of a q4_0 block: an f16 scale, then 16 bytes with elements `i` in their low and
 /// `i + 16` in their high halves, each plus 8 (ggml's layout).
 const Q4_BLOCK: usize = 32;
+/// Elements of a q5_0 block: an f16 scale, 4 bytes with the fifth bit of each element, then 16 bytes
+/// with the low ones as in q4_0, each code plus 16 (ggml's layout).
+const Q5_BLOCK: usize = 32;
 
 /// The bytes of `values` in `dtype`, each rounded to the nearest value of the type.
 ///
 /// # Panics
-/// For a type no test stores, or a q8_0 or q4_0 row that is no whole number of blocks.
+/// For a type no test stores, or a row that is no whole number of blocks.
 pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
     match dtype {
         DType::F32 => each(values, |value| (value as f32).to_le_bytes()),
@@ -22,16 +27,24 @@ pub fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
         DType::Bf16 => each(values, |value| bf16::from_f64(value).to_le_bytes()),
         DType::I32 => each(values, |value| (value as i32).to_le_bytes()),
         DType::Bool => each(values, |value| [u8::from(value != 0.0)]),
-        DType::Q8_0 => {
-            assert!(values.len().is_multiple_of(Q8_BLOCK), "a q8_0 row has whole blocks");
-            values.chunks_exact(Q8_BLOCK).flat_map(encode_q8_0).collect()
-        }
-        DType::Q4_0 => {
-            assert!(values.len().is_multiple_of(Q4_BLOCK), "a q4_0 row has whole blocks");
-            values.chunks_exact(Q4_BLOCK).flat_map(encode_q4_0).collect()
-        }
+        DType::Q8_0 => blocks(values, Q8_BLOCK, encode_q8_0),
+        DType::Q4_0 => blocks(values, Q4_BLOCK, encode_q4_0),
+        DType::Q5_0 => blocks(values, Q5_BLOCK, encode_q5_0),
+        DType::Q4K => blocks(values, super_blocks::LEN, super_blocks::encode_q4_k),
+        DType::Q5K => blocks(values, super_blocks::LEN, super_blocks::encode_q5_k),
+        DType::Q6K => blocks(values, super_blocks::LEN, super_blocks::encode_q6_k),
         other => panic!("the test kit stores no {other}"),
     }
+}
+
+/// Whole blocks of `len` values, each encoded.
+fn blocks<B: IntoIterator<Item = u8>>(
+    values: &[f64],
+    len: usize,
+    encode: impl Fn(&[f64]) -> B,
+) -> Vec<u8> {
+    assert!(values.len().is_multiple_of(len), "a row has whole blocks of {len}");
+    values.chunks_exact(len).flat_map(encode).collect()
 }
 
 /// The values in `bytes` of type `dtype`, exactly.
@@ -47,6 +60,10 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
         DType::Bool => words(bytes, |[byte]| f64::from(u8::from(byte != 0))),
         DType::Q8_0 => bytes.chunks_exact(2 + Q8_BLOCK).flat_map(decode_q8_0).collect(),
         DType::Q4_0 => bytes.chunks_exact(2 + Q4_BLOCK / 2).flat_map(decode_q4_0).collect(),
+        DType::Q5_0 => bytes.chunks_exact(6 + Q5_BLOCK / 2).flat_map(decode_q5_0).collect(),
+        DType::Q4K => bytes.chunks_exact(144).flat_map(super_blocks::decode_q4_k).collect(),
+        DType::Q5K => bytes.chunks_exact(176).flat_map(super_blocks::decode_q5_k).collect(),
+        DType::Q6K => bytes.chunks_exact(210).flat_map(super_blocks::decode_q6_k).collect(),
         other => panic!("the test kit stores no {other}"),
     }
 }
@@ -137,6 +154,33 @@ fn decode_q4_0(block: &[u8]) -> impl Iterator<Item = f64> {
     low.chain(block[2..].iter().map(move |byte| value(byte >> 4)))
 }
 
+/// Codes of -15 to 15 alone, as [`encode_q4_0`] does.
+fn encode_q5_0(block: &[f64]) -> [u8; 6 + Q5_BLOCK / 2] {
+    let largest = block.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let scale = f16::from_f64(largest / 15.0);
+    let mut bytes = [0; 6 + Q5_BLOCK / 2];
+    bytes[..2].copy_from_slice(&scale.to_le_bytes());
+    let mut fifth = 0u32;
+    for (element, value) in block.iter().enumerate() {
+        let quotient = if largest > 0.0 { value / scale.to_f64() } else { 0.0 };
+        let code = (quotient.round().clamp(-15.0, 15.0) + 16.0) as u8;
+        fifth |= u32::from(code >> 4) << element;
+        bytes[6 + element % 16] |= (code & 15) << (element / 16 * 4);
+    }
+    bytes[2..6].copy_from_slice(&fifth.to_le_bytes());
+    bytes
+}
+
+fn decode_q5_0(block: &[u8]) -> impl Iterator<Item = f64> {
+    let scale = f16::from_le_bytes([block[0], block[1]]).to_f64();
+    let fifth = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+    (0..Q5_BLOCK).map(move |element| {
+        let low = block[6 + element % 16] >> (element / 16 * 4) & 15;
+        let code = u32::from(low) | (fifth >> element & 1) << 4;
+        scale * (f64::from(code) - 16.0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +196,11 @@ mod tests {
             (DType::Bf16, 2f64.powi(-8)),
             (DType::Q8_0, 1.0 / 127.0),
             (DType::Q4_0, 1.0 / 13.0),
+            (DType::Q5_0, 1.0 / 29.0),
+            // Half a step of twice the largest value, and what scales rounded down cut off.
+            (DType::Q4K, 1.0 / 9.0),
+            (DType::Q5K, 1.0 / 15.0),
+            (DType::Q6K, 1.0 / 25.0),
         ] {
             let once = rounded(dtype, &values);
             for (value, once) in values.iter().zip(&once) {
@@ -172,8 +221,9 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros_in_blocks() {
-        for dtype in [DType::Q8_0, DType::Q4_0] {
-            assert_eq!(rounded(dtype, &[0.0; 32]), [0.0; 32], "{dtype}");
+        use DType::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0};
+        for dtype in [Q8_0, Q4_0, Q5_0, Q4K, Q5K, Q6K] {
+            assert_eq!(rounded(dtype, &[0.0; 256]), [0.0; 256], "{dtype}");
         }
     }
 }

@@ -7,8 +7,8 @@
 use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use super::{Context, RunKey};
 use crate::cache::GraphKey;
@@ -104,6 +104,13 @@ impl Context {
             return work();
         }
         let keyed = KeyedStep { spec, policies: self.registry.policies_id() };
+        let recorded = || {
+            let reason = "auto: recorded when it comes again".to_owned();
+            Selection { op: STEP, backend: Backend::Graph, variant: "recorded", reason }
+        };
+        if self.add_explanation(&keyed, recorded, Vec::new()).is_some() {
+            return work();
+        }
         if self.is_first(&keyed) {
             self.note_step(&keyed, Backend::Legacy, "auto: the first step of its kind".to_owned());
             return work();
@@ -137,6 +144,7 @@ impl Context {
         &self,
         work: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Arc<dyn Executable>> {
+        let _alone = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.counts();
         self.cache.executables.watch(true);
         let recorded = self.device.record(&mut || {

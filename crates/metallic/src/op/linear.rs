@@ -29,7 +29,8 @@ pub struct LinearArgs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Activations may be rounded: to 8 bits per block where the weight is quantised, to the weight's
-    /// own type where matrix units take no other beside it.
+    /// own type where matrix units take no other beside it. Within a block that goes for attention
+    /// too: queries, weights and results may be rounded to the two-byte type of the KV cache.
     #[default]
     Quantized,
     /// Activations stay f32.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use super::blank::blank;
 use super::{MakeTensor, Norm, Projection, check_apart, part};
+use crate::context::Context;
 use crate::error::Result;
 use crate::op::{
     Band, KvAppend, KvAppendArgs, KvAppendSpec, LayoutClass, Linear, LinearArgs, LinearSpec, Mask,
@@ -102,6 +103,31 @@ pub struct AttentionCalls {
     pub sdpa: SdpaArgs,
     /// Back to the width of the stream.
     pub o: LinearArgs,
+}
+
+impl AttentionCalls {
+    /// Runs the calls in turn, each on the kernel that is best for it.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub fn run(&self, ctx: &Context) -> Result<()> {
+        ctx.run::<RmsNorm>(&self.norm)?;
+        for call in &self.qkv {
+            ctx.run::<Linear>(call)?;
+        }
+        for call in self.qk_norm.iter().flatten() {
+            ctx.run::<RmsNorm>(call)?;
+        }
+        for call in &self.rope {
+            ctx.run::<Rope>(call)?;
+        }
+        for call in &self.append {
+            ctx.run::<KvAppend>(call)?;
+        }
+        ctx.run::<Sdpa>(&self.sdpa)?;
+        ctx.run::<Linear>(&self.o)?;
+        Ok(())
+    }
 }
 
 impl AttentionBlockArgs {

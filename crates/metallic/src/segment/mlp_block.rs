@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::blank::blank;
 use super::{MakeTensor, Norm, Projection, check_apart, part};
+use crate::context::Context;
 use crate::error::Result;
 use crate::op::{
     Linear, LinearArgs, LinearSpec, Op, OpArgs, OpSpec, Precision, RmsNorm, RmsNormArgs,
@@ -51,6 +52,21 @@ pub struct MlpCalls {
     pub swiglu: SwiGluArgs,
     /// Back to the width of the stream.
     pub down: LinearArgs,
+}
+
+impl MlpCalls {
+    /// Runs the calls in turn, each on the kernel that is best for it.
+    ///
+    /// # Errors
+    /// As [`Context::run`].
+    pub fn run(&self, ctx: &Context) -> Result<()> {
+        ctx.run::<RmsNorm>(&self.norm)?;
+        ctx.run::<Linear>(&self.gate)?;
+        ctx.run::<Linear>(&self.up)?;
+        ctx.run::<SwiGlu>(&self.swiglu)?;
+        ctx.run::<Linear>(&self.down)?;
+        Ok(())
+    }
 }
 
 impl MlpBlockArgs {

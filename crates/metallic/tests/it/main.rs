@@ -4,6 +4,7 @@ mod context;
 mod decode;
 mod events;
 mod executables;
+mod explain;
 mod graphs;
 mod keys;
 mod layouts;

@@ -37,7 +37,7 @@ pub(crate) struct BenchArgs {
     /// Format on standard error, as well (-oe)
     #[arg(long, value_name = "FORMAT")]
     pub(crate) output_err: Option<BenchFormat>,
-    /// Measure the CPU's limits first, and show the share of the one that binds
+    /// Measure the device's limits first, and show the share of the one that binds
     #[arg(long)]
     pub(crate) limits: bool,
     #[command(flatten)]
@@ -59,12 +59,15 @@ pub(crate) enum BenchFormat {
 pub(crate) enum BenchCommand {
     /// Measure attention alone, legacy and graph side by side
     Sdpa(Box<BenchSdpaArgs>),
-    /// Measure what the CPU can do at most: products from registers, bytes from memory
+    /// Measure what a device can do at most: products, bytes from memory
     Limits(BenchLimitsArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchLimitsArgs {
+    /// Device to measure: cpu or cuda
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
     /// Numbers of threads [default: 1 and all]
     #[arg(short, long, value_name = "LIST", value_parser = values::int_list)]
     pub(crate) threads: Option<IntList>,
@@ -103,7 +106,7 @@ pub(crate) struct BenchSdpaArgs {
     /// Measured runs of each shape and backend
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = values::positive)]
     pub(crate) repetitions: usize,
-    /// Measure the CPU's limits first, and show the share of the one that binds
+    /// Measure the device's limits first, and show the share of the one that binds
     #[arg(long)]
     pub(crate) limits: bool,
     /// Print JSON

@@ -107,9 +107,9 @@ pub(crate) struct ContextArgs {
     /// Tokens processed together, an upper bound of --ubatch-size
     #[arg(short, long, value_name = "N", default_value = "2048", value_parser = values::positive)]
     pub(crate) batch_size: usize,
-    /// Tokens of a prompt processed in one step (-ub)
-    #[arg(long, value_name = "N", default_value = "512", value_parser = values::positive)]
-    pub(crate) ubatch_size: usize,
+    /// Tokens of a prompt processed in one step (-ub) [default: 512, on cuda 2048]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub(crate) ubatch_size: Option<usize>,
     /// Type of cached keys: f16, bf16, f32 or q8_0 (-ctk) [default: f16, with --exact f32]
     #[arg(long, value_name = "TYPE", value_parser = values::cache_type)]
     pub(crate) cache_type_k: Option<DType>,
@@ -134,6 +134,9 @@ pub(crate) struct BackendArgs {
     /// Threads [default: all cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<usize>,
+    /// Vector instructions that the cpu may use: auto, or scalar, avx2 and such; see `metallic devices`
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) cpu_level: Option<String>,
     /// How attention runs: auto, legacy or graph
     #[arg(long, value_name = "BACKEND", value_parser = values::policy)]
     pub(crate) sdpa_backend: Option<Policy>,

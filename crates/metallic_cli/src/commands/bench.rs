@@ -8,15 +8,17 @@ use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metallic::Context;
-use metallic_devices::cpu::limits::Limits;
+use metallic::device::Device;
+use metallic::tensor::DType;
+use metallic_devices::cuda::limits::LayerProducts;
 use metallic_models::generate::Generator;
 use serde_json::{Value, json};
 
-use super::bench_limits;
+use super::bench_limits::{self, DeviceLimits};
 use crate::args::BenchArgs;
 use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
-use crate::{device, interrupt, summary};
+use crate::{device, interrupt, memory, summary};
 use table::Table;
 
 /// One test: `pp512 @ d128` or `tg128`.
@@ -68,10 +70,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         let samples = measure(args, &ctx, &loaded, test)?;
         let mut row = row(args, &ctx, &loaded, test, &samples);
         if let Some(limits) = &limits {
-            let (share, bound) = share_of_limit(args, &loaded, test, &samples, limits);
-            row["share_of_limit"] = json!(share);
+            let (floor_s, bound) = floor(args, &loaded, test, limits)?;
+            row["share_of_limit"] = json!(floor_s * 1e9 / mean_and_deviation(&samples.warm_ns).0);
             row["bound_by"] = json!(bound);
-            row["limits"] = bench_limits::to_json(limits);
+            row["floor_ns"] = json!(floor_s * 1e9);
+            row["limits"] = limits.to_json();
         }
         tables.iter_mut().try_for_each(|table| table.row(&row))?;
         if interrupt::is_set() {
@@ -107,7 +110,9 @@ fn measure(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test) -> Resu
     let token = |index: usize| (index * 7919 % vocab) as u32;
     let total = test.n_depth + test.tokens();
     let cache = args.context.cache(total, total);
-    let mut generator = Generator::new(ctx, &loaded.model, cache, args.context.step())?;
+    let step = args.context.step(ctx.device().id().kind);
+    memory::check_context(ctx, &loaded.files, &cache, (total, step))?;
+    let mut generator = Generator::new(ctx, &loaded.model, cache, step)?;
     let depth: Vec<u32> = (0..test.n_depth).map(token).collect();
     let prompt: Vec<u32> = (test.n_depth..total).map(token).collect();
     let before = summary::attention_runs(ctx);
@@ -158,7 +163,7 @@ fn row(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test, samples: &S
         "model_size": files.tensors().bytes(),
         "model_n_params": files.parameters(),
         "n_batch": args.context.batch_size,
-        "n_ubatch": args.context.ubatch_size,
+        "n_ubatch": args.context.step(ctx.device().id().kind),
         "n_threads": threads,
         "type_k": args.context.cache_types().0.name(),
         "type_v": args.context.cache_types().1.name(),
@@ -182,18 +187,28 @@ fn row(args: &BenchArgs, ctx: &Context, loaded: &Loaded, test: Test, samples: &S
     })
 }
 
-/// The share of the binding limit that a test reached, and which limit that is.
+/// The shortest time that a test can take, in seconds, and by which limit.
 ///
 /// Generation reads every weight once for each token (an embedding table that is not also the
 /// output only row by row, which counts as nothing) and every live key and value. A prompt reads
-/// the weights once and multiplies each of them with every token.
-fn share_of_limit(
+/// the weights once and multiplies each of them with every token; on a GPU its floor is the
+/// measured time of the products of its layers alone.
+fn floor(
     args: &BenchArgs,
     loaded: &Loaded,
     test: Test,
-    samples: &Samples,
-    limits: &Limits,
-) -> (f64, &'static str) {
+    limits: &DeviceLimits,
+) -> Result<(f64, &'static str)> {
+    if let (DeviceLimits::Cuda(gpu, _), 1..) = (limits, test.n_prompt) {
+        let (step, mut seconds) = (args.context.step(gpu.id().kind), 0.0);
+        for rows in [step, test.n_prompt % step] {
+            let times = if rows == step { test.n_prompt / step } else { usize::from(rows > 0) };
+            if times > 0 {
+                seconds += times as f64 * gpu.seconds_of(&layer_products(loaded, rows))?;
+            }
+        }
+        return Ok((seconds, "products"));
+    }
     let tensors = loaded.files.tensors();
     let separate_output = tensors.find("output.weight").is_some();
     let used =
@@ -215,16 +230,37 @@ fn share_of_limit(
         (0.0, (weight_bytes + kv_bytes(halfway)) * tokens)
     };
     let rounded = !args.context.exact && loaded.files.quantization().starts_with('Q');
-    let (rate, arithmetic) = match limits.int8_gops {
-        Some(gops) if rounded => (gops, "int8"),
-        _ => (limits.f32_gflops, "f32"),
-    };
-    let (arithmetic_s, memory_s) = (flops / rate / 1e9, bytes / limits.read_gbytes / 1e9);
-    let seconds = mean_and_deviation(&samples.warm_ns).0 / 1e9;
-    if arithmetic_s > memory_s {
-        (arithmetic_s / seconds, arithmetic)
-    } else {
-        (memory_s / seconds, "memory")
+    Ok(match limits {
+        DeviceLimits::Cpu(limits) if rounded && limits.int8_gops.is_some() => {
+            let rate = limits.int8_gops.unwrap_or(limits.f32_gflops);
+            let (arithmetic, memory) = (flops / rate / 1e9, bytes / limits.read_gbytes / 1e9);
+            if arithmetic > memory { (arithmetic, "int8") } else { (memory, "memory") }
+        }
+        limits => limits.floor(flops, bytes),
+    })
+}
+
+/// The products of one layer of a model, in the type that its activations are rounded to.
+fn layer_products(loaded: &Loaded, rows: usize) -> LayerProducts {
+    let config = loaded.model.config();
+    let (hidden, ffn) = (config.hidden, config.ffn);
+    let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    let bias = config.qkv_bias;
+    let weight = loaded.files.tensors().find("blk.0.ffn_gate.weight");
+    let bf16 = weight.is_some_and(|weight| weight.dtype == DType::Bf16);
+    LayerProducts {
+        rows,
+        weights: vec![
+            (hidden, q, bias),
+            (hidden, kv, bias),
+            (hidden, kv, bias),
+            (q, hidden, false),
+            (hidden, ffn, false),
+            (hidden, ffn, false),
+            (ffn, hidden, false),
+        ],
+        dtype: if bf16 { DType::Bf16 } else { DType::F16 },
+        layers: config.n_layers,
     }
 }
 

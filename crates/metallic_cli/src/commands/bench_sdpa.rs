@@ -57,7 +57,7 @@ pub(super) fn run(args: &BenchSdpaArgs) -> Result<()> {
                     let (floor, bound) = limits.floor(flops(&case), bytes);
                     row["share_of_limit"] = json!(floor * 1e6 / measurement.us);
                     row["bound_by"] = json!(bound);
-                    row["limits"] = bench_limits::to_json(limits);
+                    row["limits"] = limits.to_json();
                 }
                 if args.json {
                     rows.push(row);

@@ -13,7 +13,7 @@ use crate::commands::chat_input::{Input, Line};
 use crate::error::{Error, Result};
 use crate::output::note;
 use crate::summary::{self, Totals};
-use crate::{device, interrupt, model};
+use crate::{device, interrupt, memory, model};
 
 const HELP: &str = "/exit ends, /clear begins anew, /regen answers again, /help shows this";
 
@@ -35,7 +35,9 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
         note!("context: {max_len} tokens");
     }
     let cache = args.context.cache(max_len, 0);
-    let generator = Generator::new(&ctx, &loaded.model, cache, args.context.step())?;
+    let step = args.context.step(ctx.device().id().kind);
+    memory::check_context(&ctx, &loaded.files, &cache, (max_len, step))?;
+    let generator = Generator::new(&ctx, &loaded.model, cache, step)?;
     let system: Vec<_> =
         args.system.iter().map(|system| ChatMessage::new("system", system.clone())).collect();
     let mut conversation = Conversation {

@@ -20,12 +20,13 @@ use crate::output::print_json;
 /// # Errors
 /// When standard output cannot be written.
 pub(super) fn run(args: &DevicesArgs) -> Result<()> {
+    let options = DeviceOptions::from_env()?;
     let opened = KINDS.iter().flat_map(|&kind| {
         let count = if kind == "cuda" { CudaDevice::count() } else { 1 };
         (0..count).map(move |index| {
-            let (options, policies) = (DeviceOptions::default(), Policies::default());
+            let (policies, recorder) = (Policies::default(), Recorder::disabled());
             let name = format!("{kind}:{index}");
-            (name, device::open_device(kind, index, options, policies, Recorder::disabled()))
+            (name, device::open_device(kind, index, options, policies, recorder))
         })
     });
     let with_cuda = KINDS.contains(&"cuda");

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use metallic::device::Device;
+use metallic_devices::cuda::CudaDevice;
 use metallic_models::gguf::Value;
 use metallic_models::kv_cache::KvCacheOptions;
 use metallic_models::source::ModelFiles;
@@ -9,9 +11,10 @@ use metallic_models::transformer::config::ModelConfig;
 use serde_json::json;
 
 use crate::args::{InspectArgs, ModelArgs};
-use crate::error::{Error, Result};
-use crate::model;
+use crate::error::Result;
+use crate::memory::MemoryPlan;
 use crate::output::print_json;
+use crate::{device, model};
 
 /// Metadata values are shown up to this many characters.
 const VALUE_CHARS: usize = 60;
@@ -29,11 +32,10 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
         Some(context) => context,
     };
     let cache = args.context.cache(context, 0);
-    let Some(kv_bytes) = cache.bytes(config, context) else {
-        let (dtype, head_dim) = (cache.k_dtype, config.head_dim);
-        return Err(Error::Models(metallic_models::Error::KvType { dtype, head_dim }));
-    };
-    let plan = Plan { context, cache, kv_bytes, weight_bytes: files.tensors().bytes() };
+    let (kind, index) = device::parse(&args.device)?;
+    let step = args.context.step(kind);
+    let memory = MemoryPlan::new(&files, &cache, context, step)?;
+    let plan = Plan { context, cache, memory, step, free: free(kind, index) };
     if args.json { print_json(&to_json(&files, &plan)) } else { print(&files, &plan) }
 }
 
@@ -41,8 +43,20 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
 struct Plan {
     context: usize,
     cache: KvCacheOptions,
-    kv_bytes: usize,
-    weight_bytes: u64,
+    memory: MemoryPlan,
+    /// Tokens of a prompt in one step.
+    step: usize,
+    /// What a device has left, or why that is not known; `None` for one that shares memory with
+    /// everything else.
+    free: Option<Result<u64, String>>,
+}
+
+/// Free bytes of a GPU of its own memory.
+fn free(kind: &str, index: u32) -> Option<Result<u64, String>> {
+    (kind == "cuda").then(|| {
+        let gpu = CudaDevice::new(index).map_err(|error| error.to_string())?;
+        gpu.free_bytes().ok_or_else(|| "the driver does not say".to_owned())
+    })
 }
 
 fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
@@ -88,11 +102,15 @@ fn to_json(files: &ModelFiles, plan: &Plan) -> serde_json::Value {
         "sliding_window": config.sliding_window,
         "memory": {
             "context": plan.context,
-            "weights_bytes": plan.weight_bytes,
-            "kv_cache_bytes": plan.kv_bytes,
+            "weights_bytes": plan.memory.weights,
+            "kv_cache_bytes": plan.memory.kv_cache,
+            "work_bytes": plan.memory.work,
+            "step": plan.step,
             "cache_type_k": plan.cache.k_dtype.name(),
             "cache_type_v": plan.cache.v_dtype.name(),
-            "total_bytes": plan.weight_bytes + plan.kv_bytes as u64,
+            "total_bytes": plan.memory.total(),
+            "free_bytes": plan.free.as_ref().and_then(|free| free.as_ref().ok()),
+            "free_unknown": plan.free.as_ref().and_then(|free| free.as_ref().err()),
         },
         "metadata": metadata,
         "tensors": tensors,
@@ -127,15 +145,26 @@ fn print(files: &ModelFiles, plan: &Plan) -> Result<()> {
         if config.tied_output { "tied to the embedding" } else { "its own tensor" }
     )?;
     writeln!(out, "\nmemory for a context of {} tokens", plan.context)?;
-    writeln!(out, "  weights         {} (mapped)", mb(plan.weight_bytes))?;
+    let mapped = if plan.free.is_none() { " (mapped)" } else { "" };
+    writeln!(out, "  weights         {}{mapped}", mb(plan.memory.weights))?;
     writeln!(
         out,
         "  KV cache        {} (keys {}, values {})",
-        mb(plan.kv_bytes as u64),
+        mb(plan.memory.kv_cache),
         plan.cache.k_dtype,
         plan.cache.v_dtype
     )?;
-    writeln!(out, "  together        {}", mb(plan.weight_bytes + plan.kv_bytes as u64))?;
+    let (work, step) = (mb(plan.memory.work), plan.step);
+    writeln!(out, "  work            {work} (at most, steps of {step} tokens)")?;
+    writeln!(out, "  together        {}", mb(plan.memory.total()))?;
+    match &plan.free {
+        Some(Ok(free)) => {
+            let fits = if plan.memory.total() <= *free { "fits" } else { "does not fit" };
+            writeln!(out, "  free            {} on the device: {fits}", mb(*free))?;
+        }
+        Some(Err(reason)) => writeln!(out, "  free            not known: {reason}")?,
+        None => {}
+    }
     if let Some(metadata) = files.gguf_metadata() {
         writeln!(out, "\nmetadata")?;
         for (key, value) in metadata.iter() {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
 use crate::output::{note, print_json};
 use crate::summary;
-use crate::{device, interrupt, session};
+use crate::{device, interrupt, memory, session};
 
 /// Bytes of logits kept at a time when two backends are compared.
 const COMPARED_BYTES: usize = 32 << 20;
@@ -140,7 +140,7 @@ fn single(
     for window in windows {
         let mut cache = cache(args, ctx, loaded, window.len())?;
         let mut done = 0;
-        for chunk in window.chunks(args.context.step()) {
+        for chunk in window.chunks(args.context.step(ctx.device().id().kind)) {
             check_interrupt()?;
             let mut each = |row: usize, logits: &[f32]| {
                 finite(logits, done + row)?;
@@ -165,7 +165,8 @@ fn compare(
     pair: [Backend; 2],
 ) -> Result<Report> {
     let vocab = loaded.model.config().vocab;
-    let step = (COMPARED_BYTES / (vocab * size_of::<f32>())).clamp(1, args.context.step());
+    let step = (COMPARED_BYTES / (vocab * size_of::<f32>()))
+        .clamp(1, args.context.step(ctx.device().id().kind));
     let (mut first, mut second) = (Nll::default(), Nll::default());
     let mut agreement = Agreement::default();
     let base = ctx.registry().policies().clone();
@@ -229,7 +230,9 @@ fn force(ctx: &mut Context, base: &Policies, backend: Backend) {
 }
 
 fn cache(args: &PerplexityArgs, ctx: &Context, loaded: &Loaded, len: usize) -> Result<KvCache> {
-    Ok(KvCache::new(ctx, loaded.model.config(), args.context.cache(len, len))?)
+    let (cache, step) = (args.context.cache(len, len), args.context.step(ctx.device().id().kind));
+    memory::check_context(ctx, &loaded.files, &cache, (len, step))?;
+    Ok(KvCache::new(ctx, loaded.model.config(), cache)?)
 }
 
 fn finite(logits: &[f32], position: usize) -> metallic_models::Result<()> {

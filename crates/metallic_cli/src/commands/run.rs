@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::{self, Loaded};
 use crate::output::{note, print_json};
 use crate::summary::{self, Totals};
-use crate::{device, interrupt, session};
+use crate::{device, interrupt, memory, session};
 
 /// Runs the command.
 ///
@@ -40,7 +40,10 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         note!("context: {max_len} tokens, keys {k}, values {v}; prompt: {} tokens", prompt.len());
     }
     let cache = args.context.cache(max_len, needed);
-    let mut generator = Generator::new(&ctx, &loaded.model, cache, args.context.step())?;
+    let step = args.context.step(ctx.device().id().kind);
+    let positions = args.generate.max_tokens().map_or(max_len, |_| needed.min(max_len));
+    memory::check_context(&ctx, &loaded.files, &cache, (positions, step))?;
+    let mut generator = Generator::new(&ctx, &loaded.model, cache, step)?;
     interrupt::install();
 
     let mut shown = Shown { text: String::new(), live: !args.json, failure: None };

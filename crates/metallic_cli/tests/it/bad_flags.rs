@@ -33,6 +33,8 @@ fn unknown_values_name_the_accepted_ones() {
         ("METALLIC_ARG_SDPA_BACKEND", "fast", "auto, legacy, graph"),
         ("METALLIC_GRAPH_ENGINE", "nobody", "auto, fused"),
         ("METALLIC_ARG_GRAPH_ENGINE", "nobody", "auto, fused"),
+        ("METALLIC_CPU_LEVEL", "sse9", "METALLIC_CPU_LEVEL"),
+        ("METALLIC_ARG_CPU_LEVEL", "sse9", "auto, scalar, neon"),
         ("METALLIC_ARG_N_PREDICT", "many", "whole number"),
         ("METALLIC_ARG_ECHO", "perhaps", "perhaps"),
     ] {
@@ -42,6 +44,9 @@ fn unknown_values_name_the_accepted_ones() {
     let config = file(&dir, "config.toml", "[backend]\nsdpa = \"fast\"\n");
     let named = [("METALLIC_CONFIG", text(&config))];
     metallic_with(&["run", "-p", "a"], &named, "").fails(2, &["fast", "backend.sdpa"]);
+    let config = file(&dir, "level.toml", "[cpu]\nlevel = \"fast\"\n");
+    let named = [("METALLIC_CONFIG", text(&config))];
+    metallic_with(&["devices"], &named, "").fails(2, &["fast", "cpu.level"]);
     let absent = [("METALLIC_CONFIG", "/nonexistent/config.toml")];
     metallic_with(&["run", "-p", "a"], &absent, "").fails(1, &["/nonexistent/config.toml"]);
 }

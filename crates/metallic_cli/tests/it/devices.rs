@@ -1,6 +1,8 @@
 //! Devices by name, what NVIDIA's libraries are, kernels ahead of time, and models of random weights.
 
-use crate::support::{file, folder, metallic, text};
+use metallic_devices::cpu::simd::Level;
+
+use crate::support::{file, folder, metallic, metallic_with, text};
 
 #[test]
 fn every_library_is_there_or_missing_with_advice() {
@@ -34,6 +36,29 @@ fn an_engine_can_be_demanded_and_one_alone_leaves_nothing_to_tune() {
     assert_eq!(tuned.json()["engines"], "fused");
     assert!(tuned.stderr.contains("nothing to choose"), "{}", tuned.stderr);
     metallic(&["tune", "--q-heads", "3", "--kv-heads", "2"]).fails(1, &["q_heads"]);
+}
+
+#[test]
+fn each_level_of_the_cpu_can_be_forced_and_says_the_same() {
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    metallic(&["run", "-p", "a", "--cpu-level", foreign]).fails(1, &["--cpu-level", foreign]);
+    metallic_with(&["devices"], &[("METALLIC_CPU_LEVEL", foreign)], "")
+        .fails(1, &["METALLIC_CPU_LEVEL", foreign, "scalar"]);
+    let mut texts = Vec::new();
+    for level in Level::available() {
+        let named = [("METALLIC_CPU_LEVEL", level.name())];
+        let devices = metallic_with(&["devices"], &named, "").ok().stdout;
+        let line = devices.lines().find(|line| line.starts_with("cpu:0")).unwrap();
+        assert!(line.contains(level.name()), "{line}");
+        assert_eq!(level != Level::detect(), line.contains("the machine has"), "{line}");
+        // A prompt of more rows than one, and a text behind it.
+        let run = ["run", "-p", "The quick brown fox jumps over", "-n", "24", "--temp", "0"];
+        let run = [&run[..], &["--ignore-eos", "-v", "--cpu-level", level.name()]].concat();
+        let run = metallic(&run).ok();
+        assert!(run.stderr.contains(level.name()), "{}", run.stderr);
+        texts.push(run.stdout);
+    }
+    assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{texts:?}");
 }
 
 const CONFIG: &str = r#"{"model_type": "qwen2", "hidden_size": 64, "num_attention_heads": 2,

@@ -97,7 +97,12 @@ impl Device for CpuDevice {
     fn description(&self) -> String {
         let threads = self.threads.threads();
         let plural = if threads == 1 { "" } else { "s" };
-        format!("{}, {threads} thread{plural}, {}", processor_name(), self.level.name())
+        let level = self.level.name();
+        let best = match Level::detect() {
+            best if best == self.level => String::new(),
+            best => format!(" (the machine has {})", best.name()),
+        };
+        format!("{}, {threads} thread{plural}, {level}{best}", processor_name())
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {

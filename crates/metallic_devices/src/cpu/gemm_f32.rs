@@ -101,7 +101,7 @@ pub fn gemm_f32_nn(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumu
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => nn_avx2(gemm),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => nn::<std::arch::aarch64::float32x4_t, 4, 4>(gemm),
+            Level::Neon | Level::NeonDot => nn::<std::arch::aarch64::float32x4_t, 4, 4>(gemm),
             _ => nn::<Plain, 2, 4>(gemm),
         }
     }
@@ -120,7 +120,7 @@ pub(crate) unsafe fn gemm_nt_raw(level: Level, gemm: RawGemm) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => nt_avx2(gemm),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => nt::<std::arch::aarch64::float32x4_t, 4>(gemm),
+            Level::Neon | Level::NeonDot => nt::<std::arch::aarch64::float32x4_t, 4>(gemm),
             _ => nt::<Plain, 2>(gemm),
         }
     }

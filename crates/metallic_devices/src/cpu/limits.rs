@@ -86,7 +86,7 @@ fn f32_products(level: Level, steps: usize) -> f64 {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2_chains(steps) },
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => chains::<std::arch::aarch64::float32x4_t>(steps),
+        Level::Neon | Level::NeonDot => chains::<std::arch::aarch64::float32x4_t>(steps),
         _ => chains::<Plain>(steps),
     }
 }

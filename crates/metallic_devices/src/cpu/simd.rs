@@ -1,9 +1,11 @@
 //! Which vector instructions the machine has, and how a kernel is compiled for each of them.
 //!
-//! Not: the environment variable that lowers the level (the configuration reads that and passes
-//! the level down).
+//! Not: the settings that lower the level (the configuration reads them and passes the level down).
 
+use std::str::FromStr;
 use std::sync::OnceLock;
+
+use metallic::Error;
 
 /// A class of vector instructions, from least to most.
 ///
@@ -15,6 +17,8 @@ pub enum Level {
     Scalar,
     /// 128-bit vectors of aarch64.
     Neon,
+    /// [`Level::Neon`] with 8-bit dot products.
+    NeonDot,
     /// x86-64 AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -25,8 +29,8 @@ pub enum Level {
 
 impl Level {
     /// Every level, least first.
-    pub const ALL: [Level; 5] =
-        [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Avx512Vnni];
+    pub const ALL: [Level; 6] =
+        [Level::Scalar, Level::Neon, Level::NeonDot, Level::Avx2, Level::Avx512, Level::Avx512Vnni];
 
     /// The best level of this machine, looked up once.
     pub fn detect() -> Level {
@@ -38,7 +42,9 @@ impl Level {
     #[inline]
     pub fn usable(self) -> Level {
         let best = Level::detect().min(self);
-        if best == Level::Neon && !cfg!(target_arch = "aarch64") { Level::Scalar } else { best }
+        let foreign =
+            matches!(best, Level::Neon | Level::NeonDot) && !cfg!(target_arch = "aarch64");
+        if foreign { Level::Scalar } else { best }
     }
 
     /// The levels this machine has, least first: what a test runs through.
@@ -51,10 +57,26 @@ impl Level {
         match self {
             Level::Scalar => "scalar",
             Level::Neon => "neon",
+            Level::NeonDot => "neondot",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512vnni",
         }
+    }
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    /// A level by its [`Level::name`].
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Level::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
+            Error::UnknownValue {
+                setting: "the level of the cpu".to_owned(),
+                value: name.to_owned(),
+                accepted: format!("auto, {}", Level::ALL.map(Level::name).join(", ")).into(),
+            }
+        })
     }
 }
 
@@ -72,12 +94,31 @@ fn probe() -> Level {
 
 #[cfg(target_arch = "aarch64")]
 fn probe() -> Level {
-    Level::Neon
+    if std::arch::is_aarch64_feature_detected!("dotprod") { Level::NeonDot } else { Level::Neon }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn probe() -> Level {
     Level::Scalar
+}
+
+/// Asks for the cache line at `at`, which need not be readable; does nothing where no instruction for
+/// it is known.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8) {
+    // SAFETY: a hint; every x86-64 machine has it, and it never faults.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    // SAFETY: as above; the intrinsic is not stable yet.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
 }
 
 /// Runs `f` compiled for `level`: its body, and what it inlines, may use that level's
@@ -118,6 +159,9 @@ mod tests {
             assert!(level.usable() <= Level::detect());
             assert_eq!(level.usable().usable(), level.usable());
             assert_eq!(with_level(level, || 7), 7);
+            assert_eq!(level.name().parse::<Level>().unwrap(), level);
         }
+        let error = "sse9".parse::<Level>().unwrap_err().to_string();
+        assert!(error.contains("sse9") && error.contains("auto, scalar, neon"), "{error}");
     }
 }

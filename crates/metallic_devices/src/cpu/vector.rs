@@ -99,6 +99,9 @@ unsafe impl F32Lanes for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) use x86::sums_of_16;
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::F32Lanes;
     use std::arch::x86_64::*;
@@ -159,24 +162,40 @@ mod x86 {
         unsafe fn sum_each(from: *const f32) -> Self {
             // SAFETY: the caller has AVX-512 and gives 16 vectors of 16 floats.
             unsafe {
-                let low = quarters(four_sums(from), four_sums(from.add(64)));
-                let high = quarters(four_sums(from.add(128)), four_sums(from.add(192)));
-                quarters(low, high)
+                let mut vectors = [Self::splat(0.0); 16];
+                for (i, vector) in vectors.iter_mut().enumerate() {
+                    *vector = Self::load(from.add(16 * i));
+                }
+                sums_of_16(vectors)
             }
+        }
+    }
+
+    /// Lane i is the sum over the lanes of vector i.
+    ///
+    /// # Safety
+    /// The machine has AVX-512.
+    #[inline(always)]
+    pub(crate) unsafe fn sums_of_16(v: [__m512; 16]) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low =
+                quarters(four_sums([v[0], v[1], v[2], v[3]]), four_sums([v[4], v[5], v[6], v[7]]));
+            let high = quarters(
+                four_sums([v[8], v[9], v[10], v[11]]),
+                four_sums([v[12], v[13], v[14], v[15]]),
+            );
+            quarters(low, high)
         }
     }
 
     // Functions and not closures: a closure that is not inlined has no vector instructions.
 
-    /// Of four vectors at `from`: in each quarter, the sums over that quarter's lanes.
+    /// Of four vectors: in each quarter, the sums over that quarter's lanes.
     #[inline(always)]
-    unsafe fn four_sums(from: *const f32) -> __m512 {
-        // SAFETY: the caller has AVX-512 and gives four vectors.
+    unsafe fn four_sums([a, b, c, d]: [__m512; 4]) -> __m512 {
+        // SAFETY: the caller has AVX-512.
         unsafe {
-            let a = _mm512_loadu_ps(from);
-            let b = _mm512_loadu_ps(from.add(16));
-            let c = _mm512_loadu_ps(from.add(32));
-            let d = _mm512_loadu_ps(from.add(48));
             let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
             let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
             let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);

@@ -49,19 +49,6 @@ pub(crate) unsafe trait F32Math: F32Lanes {
     unsafe fn load_bf16(from: *const u8) -> Self;
     /// `LANES` signed bytes.
     unsafe fn load_i8(from: *const u8) -> Self;
-    /// Asks for the cache line at `at`, which need not be readable; does nothing where no stable
-    /// instruction exists.
-    #[inline(always)]
-    fn prefetch(at: *const u8) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: every x86-64 machine has it, and it never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
-    }
 }
 
 /// What has no instruction: four lanes one by one, by way of arrays.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::sys::{self, nvrtcProgram, nvrtcResult};
 use metallic::Error;
-use metallic::config::process_env;
+use metallic::config::{ReadEnv, cache_dir, process_env};
 use sha2::{Digest, Sha256};
 
 use super::libraries::{Component, library};
@@ -75,7 +75,7 @@ pub(crate) struct Compiled {
 /// # Errors
 /// [`Error::Compile`] with the compiler's words, or what to install when there is no compiler.
 pub(crate) fn compile(request: Request<'_>) -> Result<Compiled, Error> {
-    let folder = cache_folder();
+    let folder = cache_folder(&process_env);
     let nvrtc = &library(Component::Nvrtc).state;
     let version = nvrtc.as_ref().map_or("", |presence| &presence.version);
     let file = folder.as_ref().map(|folder| folder.join(request.file_name(version)));
@@ -121,12 +121,9 @@ fn error(request: Request<'_>, reason: String) -> Error {
     Error::Compile { key, reason }
 }
 
-/// Where compiled kernels are kept; `None` without a home directory.
-pub(crate) fn cache_folder() -> Option<PathBuf> {
-    let base = process_env("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| process_env("HOME").map(|home| Path::new(&home).join(".cache")))?;
-    Some(base.join("metallic/cuda"))
+/// Where compiled kernels are kept: in the folder of every other cache; `None` without one.
+fn cache_folder(env: ReadEnv<'_>) -> Option<PathBuf> {
+    Some(cache_dir(env)?.join("cuda"))
 }
 
 /// What was written to `file` by [`write_cached`]; `None` when it is absent or damaged.
@@ -222,6 +219,8 @@ fn check(what: &str, result: nvrtcResult) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use metallic::config::CACHE_DIR;
+
     use super::*;
 
     #[test]
@@ -236,6 +235,19 @@ mod tests {
             assert_eq!(read_cached(&file), None);
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn kernels_lie_where_every_cache_does() {
+        let env = |name: &str| match name {
+            CACHE_DIR => Some("/mine".to_owned()),
+            "HOME" => Some("/home".to_owned()),
+            _ => None,
+        };
+        assert_eq!(cache_folder(&env), Some(PathBuf::from("/mine/cuda")));
+        let home = |name: &str| (name == "HOME").then(|| "/home".to_owned());
+        assert_eq!(cache_folder(&home), Some(PathBuf::from("/home/.cache/metallic/cuda")));
+        assert_eq!(cache_folder(&|_| None), None);
     }
 
     #[test]

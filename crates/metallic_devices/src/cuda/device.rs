@@ -81,6 +81,10 @@ impl CudaDevice {
         self.gpu.modules.arch()
     }
 
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
     /// # Errors
     /// When this thread records: host memory has no place in what is replayed.
     fn not_recording(&self, what: &'static str) -> Result<()> {
@@ -181,6 +185,12 @@ impl Device for CudaDevice {
 
     fn memory(&self) -> MemoryStats {
         self.gpu.memory.stats()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.gpu.stream.bind().ok()?;
+        let (free, _) = cudarc::driver::result::mem_get_info().ok()?;
+        Some((free + self.memory().pooled) as u64)
     }
 
     fn map_file(&self, path: &Path) -> Result<HostBytes> {

@@ -24,6 +24,7 @@ mod gpu;
 mod graph;
 mod legacy;
 mod libraries;
+pub mod limits;
 mod module;
 mod recording;
 mod sources;
@@ -44,7 +45,10 @@ use metallic::op::Sdpa;
 use metallic::segment::{AttentionBlock, MlpBlock};
 
 use self::gpu::Gpu;
-use self::graph::{CudaGraphExecutor, CudnnGraphExecutor, FewRows, HalfSize};
+use self::graph::{
+    ByRows, CudaGraphExecutor, CudnnGraphExecutor, FewRows, HalfSize, ManyRowsAttention,
+    ManyRowsMlp,
+};
 use self::legacy::{
     LegacyAdd, LegacyEmbedding, LegacyGemm, LegacyGemv, LegacyKvAppend, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
@@ -77,8 +81,10 @@ fn register(registry: &mut KernelBackendRegistry, device: &Arc<Gpu>) {
         width: spec.norm.width,
         last: spec.down.in_features,
     });
-    registry.register(Backend::Graph, "fused", attention);
-    registry.register(Backend::Graph, "fused", mlp);
+    let many = ManyRowsAttention::new(gpu(), executor.clone());
+    registry.register(Backend::Graph, "fused", ByRows { few: attention, many });
+    registry.register(Backend::Graph, "fused", ByRows { few: mlp, many: ManyRowsMlp(gpu()) });
+    // More rows are fused by `--segments on` alone until a GPU has run them (docs/cuda.md, "Prompts").
     registry.prefer_segments_up_to(8, "few rows: four launches and attention a block");
     registry.register(Backend::Graph, "fused", Cached::<Sdpa, _>::new(SdpaGraphKernel, executor));
     let executor = Arc::new(CudnnGraphExecutor::new(gpu()));

@@ -45,6 +45,7 @@ pub(crate) static SOURCES: &[Source] = &[
     source!("gemv"),
     source!("gemv_i8"),
     source!("kv_append"),
+    source!("many_rows"),
     source!("rms_norm"),
     source!("rope"),
     source!("sdpa_any"),

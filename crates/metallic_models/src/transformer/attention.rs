@@ -1,7 +1,7 @@
 //! The attention half of a block: projections, rotation, cache, attention, output projection.
 
 use metallic::Context;
-use metallic::op::{KvAppend, Linear, Mask, RmsNorm, Rope, Sdpa};
+use metallic::op::Mask;
 use metallic::segment::{AttentionBlock, AttentionBlockArgs, QkNorm, Rotation};
 use metallic::tensor::{DType, Tensor};
 
@@ -56,22 +56,7 @@ impl Model {
         if step.segments && ctx.run_segment::<AttentionBlock>(&args)?.is_some() {
             return Ok(out);
         }
-        let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
-        ctx.run::<RmsNorm>(&calls.norm)?;
-        for call in &calls.qkv {
-            ctx.run::<Linear>(call)?;
-        }
-        for call in calls.qk_norm.iter().flatten() {
-            ctx.run::<RmsNorm>(call)?;
-        }
-        for call in &calls.rope {
-            ctx.run::<Rope>(call)?;
-        }
-        for call in &calls.append {
-            ctx.run::<KvAppend>(call)?;
-        }
-        ctx.run::<Sdpa>(&calls.sdpa)?;
-        ctx.run::<Linear>(&calls.o)?;
+        args.calls(&|shape| ctx.empty(DType::F32, shape))?.run(ctx)?;
         Ok(out)
     }
 }

@@ -1,7 +1,6 @@
 //! The feed-forward half of a block: gate and up, SwiGLU, down.
 
 use metallic::Context;
-use metallic::op::{Linear, RmsNorm, SwiGlu};
 use metallic::segment::{MlpBlock, MlpBlockArgs};
 use metallic::tensor::{DType, Tensor};
 
@@ -33,12 +32,7 @@ impl Model {
         if step.segments && ctx.run_segment::<MlpBlock>(&args)?.is_some() {
             return Ok(out);
         }
-        let calls = args.calls(&|shape| ctx.empty(DType::F32, shape))?;
-        ctx.run::<RmsNorm>(&calls.norm)?;
-        ctx.run::<Linear>(&calls.gate)?;
-        ctx.run::<Linear>(&calls.up)?;
-        ctx.run::<SwiGlu>(&calls.swiglu)?;
-        ctx.run::<Linear>(&calls.down)?;
+        args.calls(&|shape| ctx.empty(DType::F32, shape))?.run(ctx)?;
         Ok(out)
     }
 }

@@ -176,7 +176,7 @@ impl fmt::Display for BlockCase {
 /// What runs in seconds: the shapes and features of Qwen2, Llama and Qwen3, decoding and prompts,
 /// one sequence and two of different lengths, every type.
 pub fn blocks() -> Vec<BlockCase> {
-    use DType::{Bf16, F16, F32, Q4_0, Q8_0};
+    use DType::{Bf16, F16, F32, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0};
     let new = BlockCase::new;
     let mut cases = vec![
         new(0, 1).first(),
@@ -209,11 +209,28 @@ pub fn blocks() -> Vec<BlockCase> {
         cases.push(new(past, len).types([F32, Q8_0], F32).quantized());
         cases.push(new(past, len).and(past / 2).types([Q8_0; 2], F16).quantized());
     }
+    // Prompts in the types that models come in, activations rounded: heads of every kind, more
+    // positions than a tile.
+    for (weights, cache) in
+        [([F16; 2], F16), ([Bf16; 2], Bf16), ([Bf16; 2], F16), ([Q8_0; 2], F16), ([Q8_0, F16], F16)]
+    {
+        let prompt = |past, len| new(past, len).types(weights, cache).quantized();
+        cases.push(prompt(0, 150).shapes((4, 2), 64, 256, 384).first());
+        cases.push(prompt(140, 70).shapes((2, 1), 128, 256, 384));
+        cases.push(prompt(9, 40).and(77).llama().shapes((4, 2), 64, 192, 256));
+        cases.push(prompt(0, 33).and(5).qwen3().pairs(24));
+    }
+    for weights in [[Q6K, Q4K], [Q5K, Q5_0]] {
+        let case = new(3, 24).and(30).types(weights, F16).quantized();
+        cases.push(case.shapes((4, 2), 64, 512, 768));
+    }
     // Wider than what a warp of a GPU takes at once, for one row and for several.
     for case in [new(9, 1), new(9, 1).and(30).and(0), new(5, 3).and(0).llama()] {
         let wide = case.shapes((4, 2), 64, 1280, 2304);
         cases.push(wide.clone().types([F16; 2], F16));
-        for weights in [[Q8_0; 2], [Q4_0; 2], [Q8_0, Q4_0], [Q4_0, Q8_0]] {
+        let alike = [[Q8_0; 2], [Q4_0; 2], [Q5_0; 2], [Q4K; 2], [Q5K; 2], [Q6K; 2]];
+        let mixed = [[Q8_0, Q4_0], [Q4_0, Q8_0], [Q6K, Q4K], [Q4K, Q6K], [Q8_0, Q5_0]];
+        for weights in alike.into_iter().chain(mixed) {
             cases.push(wide.clone().types(weights, F16).quantized());
         }
     }
@@ -231,6 +248,11 @@ mod tests {
             assert!(cases[index + 1..].iter().all(|other| other.name != case.name), "{case}");
             for width in [case.hidden, case.ffn, case.head_dim, case.q_heads * case.head_dim] {
                 assert!(width.is_multiple_of(32), "{case}: {width}");
+            }
+            for block in case.weights.map(DType::block_len) {
+                for width in [case.hidden, case.ffn, case.q_heads * case.head_dim] {
+                    assert!(width.is_multiple_of(block), "{case}: {width} of {block}");
+                }
             }
         }
     }

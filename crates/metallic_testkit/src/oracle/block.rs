@@ -1,6 +1,6 @@
 //! The references of both halves of a block: the ops' own references, one after another.
 
-use metallic::op::{Band, Mask, RopePairing};
+use metallic::op::{Band, Mask, Precision, RopePairing};
 use metallic::tensor::DType;
 
 use super::estimate::{Estimate, Matrix, U32, add, exact, linear, rms_norm, swiglu, turned};
@@ -84,7 +84,11 @@ pub fn attention_block(problem: &BlockProblem) -> AttentionReference {
     rotate(problem, &mut k, kv_heads);
     let k_cache = appended(problem, &problem.k_cache, &k);
     let v_cache = appended(problem, &problem.v_cache, &v);
-    let q = heads_first(problem, &q, q_heads, head_dim);
+    let mut q = heads_first(problem, &q, q_heads, head_dim);
+    if problem.case.precision == Precision::Quantized {
+        // As activations before products: to the type of what they are multiplied with.
+        q = half(problem.case.cache, &q);
+    }
     let attended = attend(problem, &q, &k_cache, &v_cache);
     let out = linear(&attended, &problem.o);
     AttentionReference { x, k_cache, v_cache, out }
@@ -128,15 +132,25 @@ fn appended(problem: &BlockProblem, cache: &[f64], new: &[Estimate]) -> Vec<Esti
     cache
 }
 
+/// Unit roundoff of a two-byte type and half its least number; `None` for others.
+fn two_bytes(dtype: DType) -> Option<(f64, f64)> {
+    match dtype {
+        DType::F16 => Some((2f64.powi(-11), 2f64.powi(-25))),
+        DType::Bf16 => Some((2f64.powi(-8), 0.0)),
+        _ => None,
+    }
+}
+
+/// Numbers after rounding to a two-byte type; those that meet another stay as they are.
+fn half(dtype: DType, x: &[Estimate]) -> Vec<Estimate> {
+    let (unit, tiny) = two_bytes(dtype).unwrap_or_default();
+    x.iter().map(|x| x.rounded(unit * x.value.abs() + tiny)).collect()
+}
+
 /// A row after storage: rounded by at most half a unit in the last place.
 fn stored(dtype: DType, row: &[Estimate]) -> Vec<Estimate> {
-    let each = |relative: f64, tiny: f64| {
-        row.iter().map(|x| x.rounded(relative * x.value.abs() + tiny)).collect()
-    };
     match dtype {
-        DType::F32 => row.to_vec(),
-        DType::F16 => each(2f64.powi(-11), 2f64.powi(-25)),
-        DType::Bf16 => each(2f64.powi(-8), 0.0),
+        DType::F32 | DType::F16 | DType::Bf16 => half(dtype, row),
         // Half a code of the largest of 32, whose scale is an f16.
         DType::Q8_0 => {
             let block = |block: &[Estimate]| -> Vec<Estimate> {
@@ -151,6 +165,10 @@ fn stored(dtype: DType, row: &[Estimate]) -> Vec<Estimate> {
 }
 
 /// Attention by its own reference, and what the errors of its operands do to it.
+///
+/// Where activations may be rounded, attention takes queries in the cache's two-byte type and works
+/// as it does on such queries everywhere (`tolerance::sdpa`): weights are rounded to that type
+/// before they meet the values, and so is the result. `Σ (w v)²` is at most `spread²`.
 fn attend(problem: &BlockProblem, q: &[Estimate], k: &[Estimate], v: &[Estimate]) -> Vec<Estimate> {
     let BlockCase { q_heads, kv_heads, head_dim, len, .. } = problem.case;
     let (batch, kv_len, dim) = (problem.case.batch(), problem.case.kv_len(), head_dim);
@@ -175,6 +193,8 @@ fn attend(problem: &BlockProblem, q: &[Estimate], k: &[Estimate], v: &[Estimate]
     };
     let reference = sdpa(&attention);
     let largest = |of: &mut dyn Iterator<Item = f64>| of.fold(0.0, f64::max);
+    let rounds = problem.case.precision == Precision::Quantized;
+    let (unit, _) = two_bytes(problem.case.cache).filter(|_| rounds).unwrap_or_default();
     let mut out = vec![Estimate::default(); batch * len * q_heads * dim];
     for (row, facts) in reference.rows.iter().enumerate() {
         let (b, h, i) = (row / len / q_heads, row / len % q_heads, row % len);
@@ -195,12 +215,12 @@ fn attend(problem: &BlockProblem, q: &[Estimate], k: &[Estimate], v: &[Estimate]
         for d in 0..dim {
             let element = row * dim + d;
             let of_values = largest(&mut v.iter().skip(d).step_by(dim).map(|v| v.sigma));
-            let of_weights = of_weights * reference.spread[element];
+            let of_weights = of_weights.hypot(unit / 3f64.sqrt()) * reference.spread[element];
             out[((b * len + i) * q_heads + h) * dim + d] =
                 Estimate { value: reference.out[element], sigma: of_values.hypot(of_weights) };
         }
     }
-    out
+    if rounds { half(problem.case.cache, &out) } else { out }
 }
 
 /// The band of a case.

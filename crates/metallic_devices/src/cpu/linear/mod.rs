@@ -6,8 +6,8 @@
 //! Not: repacked weights, and not validation of models; lengths are asserted once, here.
 
 mod activations;
-#[cfg(target_arch = "x86_64")]
-mod avx2;
+mod ahead;
+mod blocks;
 mod exact;
 mod products;
 mod quantized;
@@ -16,6 +16,7 @@ pub(crate) mod scratch;
 pub(crate) mod testing;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+mod words;
 
 pub use metallic::op::Precision;
 pub(crate) use products::{Input, Part, products};

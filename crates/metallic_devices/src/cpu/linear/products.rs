@@ -2,7 +2,7 @@
 //! products are shared out in one parallel region.
 //!
 //! Each element of y comes out as it would from a product alone. Not: how columns are multiplied
-//! (`exact`, `quantized`, `vnni`).
+//! (`exact`, `quantized`, `words`).
 
 use std::ops::Range;
 
@@ -10,6 +10,7 @@ use metallic::tensor::DType;
 
 use super::activations::Activations;
 use super::scratch::{Scratch, with_shared_scratch};
+use super::words::{self, Kernels};
 use super::{LinearWeight, Precision, exact, quantized};
 use crate::cpu::pool::ThreadPool;
 use crate::cpu::simd::Level;
@@ -103,17 +104,16 @@ pub(super) enum Rounded<'a, const N: usize> {
     Floats,
     /// 8-bit codes, the same for all.
     Codes(Activations<'a>),
-    /// 8-bit codes as the VNNI kernels want them, for each product; empty for one of floats.
-    #[cfg(target_arch = "x86_64")]
-    Words([&'a [i32]; N]),
+    /// 8-bit codes as the kernels want them that unpack in registers, for each product; empty for
+    /// one of floats.
+    Words(Kernels, [&'a [i32]; N]),
 }
 
 /// How the columns of one product are shared out.
 enum Shares {
     Exact(exact::Shares),
     Codes(quantized::Shares),
-    #[cfg(target_arch = "x86_64")]
-    Words(super::vnni::Shares),
+    Words(words::Shares),
 }
 
 impl Shares {
@@ -123,8 +123,9 @@ impl Shares {
             _ if !task.is_integer() || task.n() == 0 => {
                 Shares::Exact(exact::Shares::new(task, threads))
             }
-            #[cfg(target_arch = "x86_64")]
-            Rounded::Words(_) => Shares::Words(super::vnni::Shares::new(task, threads)),
+            Rounded::Words(kernels, _) => {
+                Shares::Words(words::Shares::new(*kernels, task, threads))
+            }
             _ => Shares::Codes(quantized::Shares::new(task, threads)),
         }
     }
@@ -133,7 +134,6 @@ impl Shares {
         match self {
             Shares::Exact(shares) => shares.count,
             Shares::Codes(shares) => shares.count,
-            #[cfg(target_arch = "x86_64")]
             Shares::Words(shares) => shares.count,
         }
     }
@@ -195,9 +195,8 @@ fn ready<'a, const N: usize>(
 ) -> Rounded<'a, N> {
     let input = tasks[0].input;
     let integer = tasks.iter().any(Task::is_integer);
-    #[cfg(target_arch = "x86_64")]
-    if integer && input.level.usable() == Level::Avx512Vnni {
-        return Rounded::Words(super::vnni::round(pool, tasks, scratch));
+    if let Some(kernels) = Kernels::of(input.level).filter(|_| integer) {
+        return Rounded::Words(kernels, words::round(kernels, pool, tasks, scratch));
     }
     if let Some(prepare) = input.prepare {
         each_rows(pool, input, prepare);
@@ -228,8 +227,7 @@ fn multiply<const N: usize>(
     match (shares, rounded) {
         (Shares::Exact(shares), _) => shares.run(task, index),
         (Shares::Codes(shares), Rounded::Codes(x)) => shares.run(task, *x, index),
-        #[cfg(target_arch = "x86_64")]
-        (Shares::Words(shares), Rounded::Words(x)) => shares.run(task, x[number], index),
+        (Shares::Words(shares), Rounded::Words(_, x)) => shares.run(task, x[number], index),
         _ => unreachable!("shares of product {number} are for what was rounded"),
     }
 }

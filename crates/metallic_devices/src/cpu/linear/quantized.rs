@@ -1,9 +1,7 @@
-//! Integer products of 8-bit activations and quantised weights, for every format and level.
+//! Integer products of 8-bit activations and quantised weights in plain loops, for every format.
 //!
-//! A row of W is unpacked once and multiplied by every row of x. Versions: plain loops that
-//! vectorise; `avx2.rs` for the products (Q4_1, one Zen 5 core held to AVX2: 8 GFLOP/s decoding,
-//! 31 at 512 rows, against 4 and 7.5 plain). Unpacking takes most of the time of decoding here.
-//! AVX-512 with VNNI leaves for `vnni/`.
+//! A row of W is unpacked to memory once and multiplied by every row of x; what the compiler makes of
+//! that serves machines without the kernels of `blocks/` and `vnni/`, and tests as a second opinion.
 
 use std::ops::Range;
 
@@ -12,8 +10,6 @@ use super::products::Task;
 use super::scratch::{Scratch, with_task_scratch};
 use super::split;
 use crate::cpu::quant::{Block, with_block};
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::Level;
 use crate::cpu::simd::with_level;
 
 /// How columns are shared out.
@@ -73,13 +69,6 @@ fn column<B: Block>(task: &Task, x: &Activations, col: usize, scratch: &mut Scra
     for row in 0..task.m() {
         let (x_codes, x_scales, x_sums) = x.row(row);
         let x = Row { codes: x_codes, scales: x_scales, sums: x_sums };
-        #[cfg(target_arch = "x86_64")]
-        let sum = match task.input.level.usable() {
-            // SAFETY: AVX-512 levels include AVX2 and FMA.
-            Level::Avx2 | Level::Avx512 => unsafe { super::avx2::dot::<B>(w, x) },
-            _ => dot::<B>(w, x),
-        };
-        #[cfg(not(target_arch = "x86_64"))]
         let sum = dot::<B>(w, x);
         // SAFETY: this column belongs to this task.
         unsafe { task.write(row, col, sum) };
@@ -88,18 +77,18 @@ fn column<B: Block>(task: &Task, x: &Activations, col: usize, scratch: &mut Scra
 
 /// An unpacked row of W: codes of k elements, scales and minimums of their groups.
 #[derive(Clone, Copy)]
-pub(super) struct UnpackedRow<'a> {
-    pub codes: &'a [u8],
-    pub scales: &'a [f32],
-    pub mins: &'a [f32],
+struct UnpackedRow<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    mins: &'a [f32],
 }
 
 /// A row of x: codes of k elements, scales of each 32, sums of the codes of each 16.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
-    pub codes: &'a [i8],
-    pub scales: &'a [f32],
-    pub sums: &'a [i32],
+struct Row<'a> {
+    codes: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i32],
 }
 
 /// The product of an unpacked row of W and a row of x.

@@ -19,8 +19,6 @@ pub use q8_0::quantize_row_q8_0;
 
 pub(crate) use block::{Block, with_block};
 pub(crate) use half_float::{bf16_bits_to_f32, f16_bits_to_f32};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use iq4::IQ4_CODES;
-pub(crate) use iq4::{Iq4Nl, Iq4Xs};
+pub(crate) use iq4::{IQ4_CODES, Iq4Nl, Iq4Xs};
 pub(crate) use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(crate) use legacy_quants::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};

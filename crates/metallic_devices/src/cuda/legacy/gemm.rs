@@ -48,7 +48,7 @@ struct Halves {
 }
 
 /// The type both operands are multiplied in.
-fn product_type(spec: &LinearSpec) -> DType {
+pub(crate) fn product_type(spec: &LinearSpec) -> DType {
     match (spec.precision, spec.weight) {
         (Precision::Exact, _) | (_, DType::F32) => DType::F32,
         (_, DType::Bf16) => DType::Bf16,
@@ -65,59 +65,78 @@ impl KernelInvocable<Linear> for LegacyGemm {
 
     fn run(&self, _: &ExecCx<'_>, spec: &LinearSpec, args: &LinearArgs) -> Result<()> {
         let gpu = &self.0;
-        let blas = gpu
-            .blas
-            .as_ref()
-            .map_err(|reason| device_error(gpu.id(), "multiply matrices", reason.clone()))?;
-        let (m, n, k) = (args.x.shape()[0], spec.out_features, spec.in_features);
-        if m == 0 || n == 0 {
+        if args.x.shape()[0] == 0 || spec.out_features == 0 {
             return Ok(());
         }
         let dtype = product_type(spec);
         // α, 0 and the largest magnitude.
         let numbers = gpu.workspace(12)?;
-        let weight = (spec.weight != dtype).then(|| self.decode(spec, args, dtype)).transpose()?;
         let x = self.activations(args, dtype, &numbers)?;
-        let product = Product {
-            x: x.as_ref().map_or_else(|| device_ptr(&args.x), CudaBuffer::start),
-            weight: weight.as_ref().map_or_else(|| device_ptr(&args.weight), CudaBuffer::start),
-            bias: args.bias.as_ref().map_or(0, device_ptr),
-            out: device_ptr(&args.out),
-            alpha: numbers.start(),
-            m,
-            n,
-            k,
-            dtype,
-        };
+        let x = x.as_ref().map_or_else(|| device_ptr(&args.x), CudaBuffer::start);
         // SAFETY: dense tensors of these shapes, and scratch of the same.
-        unsafe { blas.multiply(&product) }
+        unsafe { multiply(gpu, spec, args, x, numbers.start()) }
     }
 }
 
-impl LegacyGemm {
-    /// W as numbers of `dtype`.
-    fn decode(&self, spec: &LinearSpec, args: &LinearArgs, dtype: DType) -> Result<CudaBuffer> {
-        let (rows, width) = (spec.out_features, spec.in_features);
-        let out = self.0.workspace(rows * width * dtype.block_bytes())?;
-        let params = Decode {
-            weight: device_ptr(&args.weight),
-            out: out.start(),
-            row_bytes: spec.weight.row_bytes(width).expect("whole blocks") as u64,
-            rows: rows as u32,
-            width: width as u32,
-            dtype: dtype_code(spec.weight),
-            to: dtype_code(dtype),
-        };
-        let blocks = width.div_ceil(8 * 128);
-        let shape = LaunchShape {
-            grid: [blocks as u32, rows.min(65_535) as u32, 1],
-            ..LaunchShape::linear(blocks, 128)
-        };
-        // SAFETY: a dense weight of this shape, and room for as many numbers.
-        unsafe { self.0.launch(Kernel::plain("convert", "decode_rows"), shape, &params) }?;
-        Ok(out)
-    }
+/// `args.out = α · x Wᵀ + bias` with `x` already as numbers of [`product_type`].
+///
+/// # Safety
+/// `x` leads to `[rows, in_features]` such numbers, `alpha` to α and 0.
+///
+/// # Errors
+/// Without cuBLASLt, or when it refuses; no memory for decoded weights.
+pub(crate) unsafe fn multiply(
+    gpu: &Gpu,
+    spec: &LinearSpec,
+    args: &LinearArgs,
+    x: u64,
+    alpha: u64,
+) -> Result<()> {
+    let blas = gpu
+        .blas
+        .as_ref()
+        .map_err(|reason| device_error(gpu.id(), "multiply matrices", reason.clone()))?;
+    let dtype = product_type(spec);
+    let weight = (spec.weight != dtype).then(|| decode(gpu, spec, args, dtype)).transpose()?;
+    let product = Product {
+        x,
+        weight: weight.as_ref().map_or_else(|| device_ptr(&args.weight), CudaBuffer::start),
+        bias: args.bias.as_ref().map_or(0, device_ptr),
+        out: device_ptr(&args.out),
+        alpha,
+        m: args.x.shape()[0],
+        n: spec.out_features,
+        k: spec.in_features,
+        dtype,
+    };
+    // SAFETY: dense tensors of these shapes; the rest is the caller's promise.
+    unsafe { blas.multiply(&product) }
+}
 
+/// W as numbers of `dtype`.
+fn decode(gpu: &Gpu, spec: &LinearSpec, args: &LinearArgs, dtype: DType) -> Result<CudaBuffer> {
+    let (rows, width) = (spec.out_features, spec.in_features);
+    let out = gpu.workspace(rows * width * dtype.block_bytes())?;
+    let params = Decode {
+        weight: device_ptr(&args.weight),
+        out: out.start(),
+        row_bytes: spec.weight.row_bytes(width).expect("whole blocks") as u64,
+        rows: rows as u32,
+        width: width as u32,
+        dtype: dtype_code(spec.weight),
+        to: dtype_code(dtype),
+    };
+    let blocks = width.div_ceil(8 * 128);
+    let shape = LaunchShape {
+        grid: [blocks as u32, rows.min(65_535) as u32, 1],
+        ..LaunchShape::linear(blocks, 128)
+    };
+    // SAFETY: a dense weight of this shape, and room for as many numbers.
+    unsafe { gpu.launch(Kernel::plain("convert", "decode_rows"), shape, &params) }?;
+    Ok(out)
+}
+
+impl LegacyGemm {
     /// x as numbers of `dtype`, `None` when it is as it should be; writes α and 0 to `numbers`.
     fn activations(
         &self,

@@ -13,7 +13,7 @@ mod top_k;
 
 pub(crate) use add::LegacyAdd;
 pub(crate) use embedding::LegacyEmbedding;
-pub(crate) use gemm::LegacyGemm;
+pub(crate) use gemm::{LegacyGemm, multiply, product_type};
 pub(crate) use kv_append::LegacyKvAppend;
 pub(crate) use linear::{LegacyGemv, stage_bytes};
 pub(crate) use rms_norm::LegacyRmsNorm;

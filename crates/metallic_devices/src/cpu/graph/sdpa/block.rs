@@ -72,7 +72,9 @@ pub(super) fn run(
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => work.run_avx2(buffer),
                 #[cfg(target_arch = "aarch64")]
-                Level::Neon => work.run::<std::arch::aarch64::float32x4_t, 8, 4>(buffer),
+                Level::Neon | Level::NeonDot => {
+                    work.run::<std::arch::aarch64::float32x4_t, 8, 4>(buffer)
+                }
                 _ => work.run::<Plain, 4, 2>(buffer),
             }
         }
@@ -142,11 +144,11 @@ impl Work<'_> {
     unsafe fn run<V: F32Math, const MR: usize, const NV: usize>(&self, buffer: &mut Buffer) {
         let Self { call, item, rows, .. } = *self;
         let scratch = self.carve::<V>(buffer);
-        let (all, _) = item.keys(call, 0..rows);
+        let (all, every) = item.keys(call, 0..rows);
         let all = self.part_of(all);
         // SAFETY: `carve` made room for everything; `V`'s instructions exist.
         unsafe {
-            if few::takes::<V>(call, rows) && self.few::<V, NV>(&scratch, all.clone()) {
+            if few::takes::<V>(call, rows) && self.few::<V, NV>(&scratch, all.clone(), every) {
                 self.finish(&scratch);
                 return;
             }
@@ -189,6 +191,7 @@ impl Work<'_> {
         &self,
         scratch: &Scratch,
         keys: Range<usize>,
+        every: Range<usize>,
     ) -> bool {
         let Self { call, item, rows, .. } = *self;
         let Running { max, sum, .. } = scratch.running;
@@ -201,7 +204,7 @@ impl Work<'_> {
             }
             let (scores, unsummed) = (scratch.s, scratch.unsummed);
             let (q, acc) = (scratch.q.cast_const(), scratch.acc);
-            Few { call, item, rows, keys, q, acc, max, sum, scores, unsummed }.run::<V, NV>()
+            Few { call, item, rows, keys, every, q, acc, max, sum, scores, unsummed }.run::<V, NV>()
         }
     }
 

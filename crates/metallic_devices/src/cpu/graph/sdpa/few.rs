@@ -6,7 +6,7 @@
 //! keys that a mask gives no weight: so when a sum is not finite in the end, the caller starts
 //! again with the general loop, which looks at each such key.
 //!
-//! Not: the first product (`few_scores.rs`), unpacked tiles (`block.rs`), the rows that stand for
+//! Not: the usual shapes on AVX-512 (`few_lanes.rs`), the first product (`few_scores.rs`), unpacked tiles (`block.rs`), the rows that stand for
 //! queries and their masks (`attention.rs`).
 
 use std::ops::Range;
@@ -18,6 +18,7 @@ use super::block::Item;
 use super::tile::{Bf16Rows, F16Rows, F32Rows, Q8Rows, Stored, all_finite, load_vectors};
 use crate::cpu::attention::{Attention, soften};
 use crate::cpu::exp::exp;
+use crate::cpu::simd::prefetch;
 use crate::cpu::vector_math::F32Math;
 use crate::cpu::view::View;
 
@@ -43,6 +44,9 @@ pub(super) struct Few<'a> {
     pub rows: usize,
     /// Keys that some row sees.
     pub keys: Range<usize>,
+    /// Keys that every row sees, by band and length.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for `few_lanes` alone"))]
+    pub every: Range<usize>,
     /// `[rows, head_dim]`, scaled.
     pub q: *const f32,
     /// `[rows, v_dim]`, zeros before.
@@ -88,10 +92,10 @@ impl Rows {
 
     /// Asks for the row some way behind `key`.
     #[inline(always)]
-    pub(super) fn prefetch<V: F32Math>(&self, key: usize) {
+    pub(super) fn prefetch(&self, key: usize) {
         let row = self.row(key + PREFETCH_KEYS);
         for line in (0..self.bytes).step_by(64) {
-            V::prefetch(row.wrapping_add(line));
+            prefetch(row.wrapping_add(line));
         }
     }
 }
@@ -122,6 +126,12 @@ impl Few<'_> {
         }
         let keys = Rows::new(&self.call.k, self.item.batch, self.item.kv_head);
         let values = Rows::new(&self.call.v, self.item.batch, self.item.kv_head);
+        // SAFETY: 16 lanes are AVX-512's; else as below.
+        #[cfg(target_arch = "x86_64")]
+        if V::LANES == 16 && unsafe { self.lanes::<S>(keys, values) } {
+            // SAFETY: as below.
+            return unsafe { self.is_finite::<V>() };
+        }
         let mut tile = self.keys.start;
         while tile < self.keys.end {
             let count = TILE_KEYS.min(self.keys.end - tile);
@@ -268,7 +278,7 @@ impl Few<'_> {
             }
             for at in 0..count {
                 if prefetch {
-                    values.prefetch::<V>(first + at);
+                    values.prefetch(first + at);
                 }
                 let value: [V; NV] = load_vectors::<V, S, NV>(values.row(first + at), from);
                 for (i, sums) in sums.iter_mut().enumerate() {

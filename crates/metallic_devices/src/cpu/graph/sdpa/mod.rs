@@ -17,6 +17,8 @@
 
 mod block;
 mod few;
+#[cfg(target_arch = "x86_64")]
+mod few_lanes;
 mod few_scores;
 mod merge;
 mod product;

@@ -5,6 +5,7 @@
 use metallic::tensor::DType;
 
 use crate::cpu::quant::{bf16_bits_to_f32, f16_bits_to_f32};
+use crate::cpu::simd::prefetch;
 use crate::cpu::vector_math::F32Math;
 
 /// Stored rows to decode.
@@ -146,7 +147,7 @@ unsafe fn decode_stored<V: F32Math, S: Stored>(rows: Rows, bytes: usize) {
     for _ in 0..rows.count {
         if rows.ahead > 0 {
             for line in (0..bytes).step_by(64) {
-                V::prefetch(from.wrapping_add(rows.ahead * rows.step + line));
+                prefetch(from.wrapping_add(rows.ahead * rows.step + line));
             }
         }
         // SAFETY: the caller's promise.

@@ -13,7 +13,7 @@ use crate::cpu::linear::products::Task;
 use crate::cpu::quant::Block;
 
 /// Rows of W in a panel: the lanes of a vector.
-pub(super) const PANEL: usize = 16;
+pub(in crate::cpu::linear) const PANEL: usize = 16;
 /// Rows of x in a kernel.
 const MR: usize = 6;
 

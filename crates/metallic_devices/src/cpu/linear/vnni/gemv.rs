@@ -3,52 +3,18 @@
 //! R rows of W and M rows of x at a time; each chunk of 64 weights is unpacked in registers and
 //! used for all M. Sums stay in the lanes of one vector per product until the row's end.
 //!
-//! Rows lie one after another, so R rows are one piece of memory, and lines are asked for in
-//! their order far ahead ([`Ahead`]), whatever the order of use. One Zen 5 core over a mapped
-//! file: Q4_1 15 GB/s with the place R rows ahead asked for, 29 so; Q5_0 16 and 30; Q8_0 20 and
-//! 34; a plain stream reads 40. Two rows at once are as fast as four there, or faster.
+//! Two rows at once are as fast as four from memory, or faster; how it is asked for: [`Ahead`].
 
 use std::arch::x86_64::*;
 
 use super::activations::LANE_WORDS;
 use super::chunk::{Chunk, Chunks};
+use crate::cpu::linear::ahead::Ahead;
 use crate::cpu::linear::products::Task;
 use crate::cpu::quant::Block;
 
 /// Bytes of the largest step of a format.
 const STEP_BYTES: usize = 256;
-/// Bytes between what is used and what is asked for: what memory delivers in its latency, and
-/// some more for the first touch of a page.
-const AHEAD: usize = 8 << 10;
-
-/// The weights of one share that were not asked for yet.
-struct Ahead {
-    at: *const u8,
-    end: *const u8,
-}
-
-impl Ahead {
-    /// Starts on `bytes` bytes at `start`, and asks for the first of them.
-    #[inline(always)]
-    fn new(start: *const u8, bytes: usize) -> Self {
-        let mut ahead = Self { at: start, end: start.wrapping_add(bytes) };
-        ahead.ask(AHEAD);
-        ahead
-    }
-
-    /// Asks for the next `bytes`, unless all were asked for.
-    #[inline(always)]
-    fn ask(&mut self, bytes: usize) {
-        if self.at < self.end {
-            for line in (0..bytes).step_by(64) {
-                // SAFETY: a hint; whatever the address, nothing is accessed.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.at.wrapping_add(line).cast()) };
-            }
-            self.at = self.at.wrapping_add(bytes);
-        }
-    }
-}
-
 /// Columns `start..end` of y; `x` holds the rounded rows of [`super::activations::round_lanes`].
 ///
 /// # Safety

@@ -1,0 +1,154 @@
+//! `metallic explain`: which kernels a model would run, and why, without running them.
+
+use std::io::{self, Write};
+
+use metallic::Context;
+use metallic::context::Explanation;
+use metallic::dispatch::Backend;
+use metallic_models::generate::Generator;
+use serde_json::{Value, json};
+
+use crate::args::ExplainArgs;
+use crate::error::{Error, Result};
+use crate::model::{self, Loaded};
+use crate::output::print_json;
+use crate::{device, policy};
+
+/// Part of a request, and what would run.
+struct Part {
+    name: String,
+    choices: Vec<Explanation>,
+}
+
+/// Prints the choices for a prompt and for the token after it, at each depth.
+///
+/// # Errors
+/// Whatever is wrong with flags, model or device; an op that no kernel can run as demanded; a length
+/// outside the context.
+pub(super) fn run(args: &ExplainArgs) -> Result<()> {
+    let ctx = device::open_for_model(&args.backend, args.context.exact)?;
+    let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
+    let mut parts = Vec::new();
+    for &depth in &args.n_depth.0 {
+        for &prompt in &args.n_prompt.0 {
+            parts.extend(explain(args, &ctx, &loaded, depth, prompt)?);
+        }
+    }
+    if args.json {
+        return print_json(&to_json(&ctx, &loaded, &parts));
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "device: {} ({})", ctx.device().id(), ctx.device().description())?;
+    for line in policy::describe(ctx.registry().policies()) {
+        writeln!(out, "{line}")?;
+    }
+    let (segments, why) = ctx.registry().segments();
+    writeln!(out, "blocks: {} ({why})", if segments { "halves as one op" } else { "op by op" })?;
+    for part in &parts {
+        writeln!(out, "\n{}", part.name)?;
+        print(&mut out, &part.choices, args.backend.verbose)?;
+    }
+    Ok(())
+}
+
+/// A prompt of `prompt` tokens after `depth` others, and one token after both.
+fn explain(
+    args: &ExplainArgs,
+    ctx: &Context,
+    loaded: &Loaded,
+    depth: usize,
+    prompt: usize,
+) -> Result<Vec<Part>> {
+    let total = depth + prompt + 1;
+    let context = args.context.context_len(loaded.model.config(), total);
+    if total > context {
+        return Err(Error::BenchTooLong { depth, tokens: prompt + 1, context });
+    }
+    let cache = args.context.cache(context, total);
+    let mut generator =
+        Generator::new(ctx, &loaded.model, cache, args.context.step(ctx.device().id().kind))?;
+    let mut feed = |tokens: usize| {
+        let (fed, choices) = ctx.explain(|| generator.feed(&vec![0; tokens]));
+        fed.map(|_| choices)
+    };
+    if depth > 0 {
+        feed(depth)?;
+    }
+    let mut parts = Vec::new();
+    if prompt > 0 {
+        parts.push(Part {
+            name: format!("prompt of {prompt} after {depth}"),
+            choices: feed(prompt)?,
+        });
+    }
+    parts.push(Part { name: format!("one token after {}", depth + prompt), choices: feed(1)? });
+    Ok(parts)
+}
+
+fn print(out: &mut impl Write, choices: &[Explanation], verbose: bool) -> io::Result<()> {
+    let choices = if verbose { choices.to_vec() } else { merged(choices) };
+    let kernel = |backend: Backend, variant: &str| format!("{backend} {variant}");
+    let ran = |choice: &Explanation| kernel(choice.selection.backend, choice.selection.variant);
+    let width = choices.iter().map(|choice| ran(choice).len()).max().unwrap_or(0);
+    for choice in &choices {
+        let Explanation { selection, spec, others, calls } = choice;
+        let ran = ran(choice);
+        writeln!(out, "  {:<15} {ran:<width$} {calls:>4} ×  {}", selection.op, selection.reason)?;
+        if !others.is_empty() {
+            let others: Vec<_> = others.iter().map(|(b, variant)| kernel(*b, variant)).collect();
+            writeln!(out, "  {:<15} else {}", "", others.join(", then "))?;
+        }
+        if verbose {
+            writeln!(out, "  {:<15} for {spec}", "")?;
+        }
+    }
+    Ok(())
+}
+
+/// `choices` without what they depend on: one line where the same was chosen for the same reason.
+fn merged(choices: &[Explanation]) -> Vec<Explanation> {
+    let mut merged: Vec<Explanation> = Vec::new();
+    for choice in choices {
+        let same = |other: &&mut Explanation| {
+            other.selection == choice.selection && other.others == choice.others
+        };
+        match merged.iter_mut().find(same) {
+            Some(other) => other.calls += choice.calls,
+            None => merged.push(choice.clone()),
+        }
+    }
+    merged
+}
+
+fn to_json(ctx: &Context, loaded: &Loaded, parts: &[Part]) -> Value {
+    let choice = |choice: &Explanation| {
+        let Explanation { selection, spec, others, calls } = choice;
+        let others: Vec<_> = others
+            .iter()
+            .map(|(backend, variant)| json!({ "backend": backend.name(), "variant": variant }))
+            .collect();
+        json!({
+            "op": selection.op,
+            "backend": selection.backend.name(),
+            "variant": selection.variant,
+            "reason": selection.reason,
+            "calls": calls,
+            "spec": spec,
+            "others": others,
+        })
+    };
+    let (segments, why) = ctx.registry().segments();
+    json!({
+        "device": ctx.device().id().to_string(),
+        "model": loaded.files.name(),
+        "policies": policy::describe(ctx.registry().policies()),
+        "segments": { "on": segments, "reason": why },
+        "parts": parts
+            .iter()
+            .map(|part| {
+                let choices: Vec<_> = part.choices.iter().map(choice).collect();
+                json!({ "part": part.name, "choices": choices })
+            })
+            .collect::<Vec<_>>(),
+    })
+}

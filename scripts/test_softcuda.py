@@ -1,0 +1,175 @@
+"""Runs CUDA kernels that hold no PTX but conversions on this machine's CPU, thread by thread.
+
+First the kernels between the products of many rows, against f64 loops. Then, with a program that is built already,
+a prompt of the embedded model on `--device cuda` over stand-ins for NVIDIA's libraries (`tests/softcuda/nvidia.cpp`),
+against the CPU: every launch of the fused halves is the program's own. It says nothing of speed, of the machine's own
+arithmetic, of recorded steps or of kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "crates/metallic_devices/src/cuda/kernels"
+TESTS = ROOT / "tests/softcuda"
+TEXT = "Once upon a time, there was a kind boy named Boris. He lived in a little hut near the sea."
+
+# Functions of PTX, as C++: result, parameters and body.
+FROM_F16 = ("float", "u16 bits", "return (float)bits_as<_Float16>(bits);")
+TO_F16 = ("u16", "float value", "return bits_as<u16>((_Float16)value);")
+TO_BF16 = (
+    "u16",
+    "float value",
+    "const u32 bits = __float_as_uint(value);\n"
+    "    return value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;",
+)
+PACK = "const auto to = TYPE == 2 ? float_to_bf16 : float_to_half;\n    return to(low) | (u32)to(high) << 16;"
+PTX = {
+    "f16_to_f32": FROM_F16,
+    "half_to_float": FROM_F16,
+    "f32_to_f16": TO_F16,
+    "float_to_half": TO_F16,
+    "f32_to_bf16": TO_BF16,
+    "float_to_bf16": TO_BF16,
+    "exp2_fast": ("float", "float x", "return std::exp2(x);"),
+    "pack2": ("u32", "float low, float high", PACK),
+}
+# Where the part of sdpa_common.cuh begins that plain kernels do without.
+MATRIX_UNITS = "// --- matrix units"
+
+
+def compiler():
+    found = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])), None)
+    if found is None:
+        sys.exit("test-softcuda: no C++ compiler")
+    return [found, "-std=c++20", "-O1", "-ffp-contract=off", "-w", f"-I{TESTS}"]
+
+
+def translated(source, folder):
+    """The kernels of `source`, with the headers in `folder`, in C++; and what runs each over a grid."""
+    included = set()
+
+    def include(match):
+        name = match.group(1)
+        if name in included:
+            return ""
+        included.add(name)
+        text = (folder / name).read_text(encoding="utf-8").replace("#pragma once", "")
+        return expand(text.split(MATRIX_UNITS)[0])
+
+    def expand(text):
+        return re.sub(r'#include "([^"]+)"', include, text)
+
+    text = expand(source)
+    for name, (result, parameters, body) in PTX.items():
+        pattern = rf"__device__ __forceinline__ {result} {name}\([^)]*\) \{{.*?\n\}}\n"
+        text = re.sub(pattern, f"inline {result} {name}({parameters}) {{\n    {body}\n}}\n", text, flags=re.DOTALL)
+    if "asm" in text:
+        raise ValueError("it holds PTX")
+    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1 *\2 = (\1 *)dynamic_shared;", text)
+    runs = []
+    pattern = r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(const __grid_constant__ (\w+)'
+    for name, parameter in re.findall(pattern, text):
+        body = f"[](void *with) {{ {name}(*({parameter} *)((void **)with)[0]); }}"
+        head = f'extern "C" void run_{name}(Index grid, Index block, void **params)'
+        runs.append(f"{head} {{\n    soft::run_grid(grid, block, {body}, params);\n}}\n")
+    return text, "".join(runs)
+
+
+def translate(folder):
+    """What the stand-in for NVRTC asks for: kernel.so of main.cu and the definitions in `options`."""
+    try:
+        text, runs = translated((folder / "main.cu").read_text(encoding="utf-8"), folder)
+    except ValueError as error:
+        sys.exit(f"softcuda cannot compile this kernel: {error}")
+    (folder / "kernel.cpp").write_text(f'#include "block.hpp"\n{text}\n{runs}', encoding="utf-8")
+    options = (folder / "options").read_text(encoding="utf-8").split()
+    defined = [option for option in options if option.startswith("-D")]
+    command = [*compiler(), *defined, "-shared", "-fPIC", str(folder / "kernel.cpp")]
+    sys.exit(subprocess.run([*command, "-o", str(folder / "kernel.so")], check=False).returncode)
+
+
+def kernels(folder):
+    """The kernels of many_rows.cu against f64 loops."""
+    source = (KERNELS / "many_rows.cu").read_text(encoding="utf-8")
+    (folder / "kernels.inc").write_text(translated(source, KERNELS)[0], encoding="utf-8")
+    program = folder / "many_rows"
+    command = [*compiler(), f"-I{folder}", str(TESTS / "many_rows.cpp"), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return subprocess.run([program], check=False).returncode == 0
+
+
+def prompt(binary, folder):
+    """A prompt of the embedded model through the fused halves, against exact arithmetic on the CPU."""
+    library = folder / "libcuda.so.1"
+    subprocess.run([*compiler(), "-shared", "-fPIC", str(TESTS / "nvidia.cpp"), "-o", str(library), "-ldl"], check=True)
+    for name in ["libcuda.so", "libnvrtc.so.13", "libnvrtc.so", "libcublasLt.so.13", "libcublasLt.so"]:
+        (folder / name).symlink_to(library)
+    text, events = folder / "text.txt", folder / "events.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(folder),
+        "METALLIC_CACHE_DIR": str(folder / "cache"),
+        "SOFTCUDA_COMPILE": f"{shlex.quote(sys.executable)} {shlex.quote(__file__)} --translate",
+        "SOFTCUDA_FOLDER": str(folder),
+    }
+
+    def values(*words, env=None):
+        command = [binary, "perplexity", "-f", str(text), "--json", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        if done.returncode != 0:
+            sys.exit(f"FAILED   {' '.join(words)}: {done.stderr.strip()[-1500:]}")
+        return json.loads(done.stdout)["nll"]
+
+    want = values("--exact")
+    passed = True
+    # f16 activations and keys move a log probability by about 1e-2 here; a wrong launch by more than 1.
+    for words, bound in [([], 5e-2), (["--cache-type-k", "bf16", "--cache-type-v", "bf16"], 0.3)]:
+        got = values(*words, "--device", "cuda", "--metrics", str(events), env=environment)
+        records = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        ran = {
+            (r["op"], r["backend"], r["variant"])
+            for r in records
+            if r["event"] == "KernelBackendSelected" and r["op"].endswith("_block")
+        }
+        worst = max(abs(a - b) for a, b in zip(want, got, strict=True))
+        fused = {("attention_block", "graph", "fused"), ("mlp_block", "graph", "fused")}
+        if words:
+            # Products in f16 do not take what a bf16 cache may give, so that half runs op by op.
+            fused = {("attention_block", "legacy", "op by op"), ("mlp_block", "graph", "fused")}
+        right = ran == fused and math.isfinite(worst) and worst <= bound
+        passed &= right
+        verdict = "ok      " if right else "FAILED  "
+        print(f"{verdict} prompt {' '.join(words)}: {len(got)} tokens, largest difference {worst:.1e}; {sorted(ran)}")
+    return passed
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="test-softcuda", description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", default=str(ROOT / "target/release/metallic"), help="the program")
+    parser.add_argument("--translate", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.translate:
+        translate(arguments.translate)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        passed = kernels(folder)
+        if os.path.exists(arguments.binary):
+            passed &= prompt(os.path.abspath(arguments.binary), folder)
+        else:
+            print(f"NOT RUN  prompt: there is no {arguments.binary}")
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
