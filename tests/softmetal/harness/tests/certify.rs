@@ -36,6 +36,7 @@ impl Drop for Ended<'_> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the table is what the lane shows")]
 fn auto_follows_the_certificate() {
     let cache = tempfile::tempdir().unwrap();
     let folder = cache.path().join("certificates");
