@@ -32,6 +32,7 @@ mod mapping;
 mod mask;
 mod pipeline;
 mod pool;
+mod precompiled;
 mod stream;
 mod submission;
 mod timestamps;

@@ -9,7 +9,7 @@ use super::{
     residency,
 };
 use crate::control;
-use crate::foundation::{array, string};
+use crate::foundation::{array, data, string};
 use crate::runtime::class::{class, methods};
 use crate::runtime::encode::{Size, SizeAndAlign};
 use crate::runtime::{BlockPtr, Id, Ref};
@@ -128,6 +128,9 @@ methods! { install_device for DEVICE;
         residency::new_set().into_id()
     }
     - "newDefaultLibrary" (_this) -> Id { Id::NIL }
+    - "newLibraryWithData:error:" (_this, data: Id, error: *mut Id) -> Id {
+        library::answer(library::load(data::read(&data)), error)
+    }
     - "newLibraryWithSource:options:error:" (_this, source: Id, options: Id, error: *mut Id) -> Id {
         library::answer(compile(source, options), error)
     }
