@@ -1,5 +1,5 @@
 //! `metallic parity --certify`: the whole matrix as graphs, the certificate, and `auto` that follows it. It
-//! takes half an hour, and has a lane of its own.
+//! takes a quarter of an hour, and has a lane of its own.
 
 #[path = "cli/support.rs"]
 mod support;
