@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,9 @@ SHAPE = {
     "tie_word_embeddings": True,
     "use_sliding_window": False,
 }
+
+# How the names of NVIDIA's own kernels begin.
+NVIDIAS = ("nvjet", "cudnn_generated")
 
 
 class Bench:
@@ -271,13 +275,13 @@ def main():
             path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
             if not os.path.exists(path):
                 raise Skip("compute-sanitizer is not installed")
-            prefix = [path, "--tool", tool, "--error-exitcode", "7", "--print-limit", "3"]
-            if tool == "racecheck":
-                # NVIDIA's own kernels order shared memory in ways that the tool does not follow.
-                for name in ["cudnn_generated", "nvjet"]:
-                    prefix += ["--kernel-name-exclude", f"kernel_substring={name}"]
+            prefix = [path, "--tool", tool, "--error-exitcode", "7", "--print-limit", "1000"]
             done = bench.metallic(*words, *on, prefix=prefix, check=False)
             summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line]
+            # NVIDIA's own kernels order shared memory in ways that the tool does not follow.
+            hazards = re.findall(r"access at (\w+)", done.stdout + done.stderr) if tool == "racecheck" else []
+            if done.returncode == 7 and hazards and all(name.startswith(NVIDIAS) for name in hazards):
+                return f"hazards in kernels of cuBLASLt and cuDNN alone: {', '.join(sorted(set(hazards)))[:200]}"
             assert done.returncode == 0, "\n".join((done.stdout + done.stderr).splitlines()[-40:])
             return summary[-1].strip("= ") if summary else "clean"
 

@@ -8,6 +8,6 @@ pub enum Profile {
     #[default]
     Throughput,
     /// Each op handed over alone and waited for; its time on the device becomes an
-    /// `InternalKernelCompleted` event.
+    /// `InternalKernelCompleted` event, or that of each of its kernels where the device tells.
     Latency,
 }

@@ -7,7 +7,7 @@ use objc2::runtime::{AnyObject, ProtocolObject};
 use objc2_foundation::NSString;
 use objc2_metal::{
     MTLBlitCommandEncoder, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder,
-    MTLCommandQueue, MTLComputeCommandEncoder,
+    MTLCommandQueue, MTLComputeCommandEncoder, MTLComputePassDescriptor,
 };
 
 use super::failure;
@@ -82,6 +82,15 @@ impl CommandBuffer {
     pub(crate) fn compute(&self) -> Result<ComputeEncoder> {
         let none = || failure("command buffer", "the command buffer gave no compute encoder");
         self.0.computeCommandEncoder().map(ComputeEncoder).ok_or_else(none)
+    }
+
+    /// Opens an encoder of kernels as `pass` describes it.
+    ///
+    /// # Errors
+    /// [`metallic::Error::Device`] when the buffer gives none.
+    pub(crate) fn compute_pass(&self, pass: &MTLComputePassDescriptor) -> Result<ComputeEncoder> {
+        let none = || failure("command buffer", "the command buffer gave no compute encoder");
+        self.0.computeCommandEncoderWithDescriptor(pass).map(ComputeEncoder).ok_or_else(none)
     }
 
     /// Opens an encoder of copies.

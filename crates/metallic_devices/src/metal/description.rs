@@ -53,6 +53,6 @@ impl fmt::Display for Identity {
         if *working_set > 0 {
             write!(f, ", {:.1} GiB for the GPU", *working_set as f64 / f64::from(1 << 30))?;
         }
-        write!(f, ", macOS {os}, kernels from embedded source")
+        write!(f, ", macOS {os}")
     }
 }

@@ -209,7 +209,7 @@ impl Device for MetalDevice {
     }
 
     fn description(&self) -> String {
-        self.identity.to_string()
+        format!("{}, {}", self.identity, self.metal.pipelines().origin())
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {

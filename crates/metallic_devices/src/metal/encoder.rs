@@ -17,6 +17,7 @@ use super::fault::{FaultKind, Faults};
 use super::pipeline::{Kernel, Pipeline, Pipelines};
 use super::pool::Pool;
 use super::submission::Submission;
+use super::timestamps::{Place, Timestamps};
 
 /// Bytes that params may have: what Metal copies into the command buffer at most.
 const MAX_PARAMS: usize = 4096;
@@ -64,6 +65,8 @@ pub(crate) struct Dispatch<'a> {
 pub(crate) struct Encoder<'a> {
     pub(super) pool: &'a Arc<Pool>,
     pub(super) pipelines: &'a Pipelines,
+    /// Where kernels are timed one by one.
+    pub(super) timestamps: Option<&'a Timestamps>,
     pub(super) open: &'a mut Submission,
 }
 
@@ -94,12 +97,18 @@ impl Encoder<'_> {
             self.open.faults = Some(Faults::new(self.pool)?);
         }
         self.open.note_kernel(dispatch.kernel.function);
-        let Submission { sequence, active, buffer, faults, .. } = &mut *self.open;
+        let Submission { sequence, active, buffer, faults, timed, .. } = &mut *self.open;
         let mut bound = [None; MAX_ARGS];
         for (slot, arg) in bound.iter_mut().zip(dispatch.args) {
             *slot = Some(bind(arg, faults.as_ref())?);
         }
-        let encoder = active.compute(buffer)?.raw();
+        let place = self.timestamps.and_then(|timestamps| timestamps.place(timed.len()));
+        let pass = place.and_then(Place::pass);
+        let encoder = active.compute(buffer, pass.as_deref())?.raw();
+        if let Some(place) = place {
+            timed.push(dispatch.kernel.function.to_owned());
+            place.begin(encoder);
+        }
         encoder.setComputePipelineState(pipeline.state());
         for (index, Bound { buffer, offset }) in bound.into_iter().flatten().enumerate() {
             buffer.touch(*sequence);
@@ -126,6 +135,9 @@ impl Encoder<'_> {
             Grid::Threads(grid) => {
                 encoder.dispatchThreads_threadsPerThreadgroup(size(grid), threads);
             }
+        }
+        if let Some(place) = place {
+            place.end(encoder);
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! `.metal` files: embedded in the program, flattened, compiled by Metal at first use.
+//! `.metal` files: embedded in the program, flattened, compiled by Metal at first use; or compiled with
+//! the program, where it was built so (`precompiled`).
 //!
 //! Metal compiles a text without knowing any folder, so `#include "…"` of the shared headers is
 //! resolved here. `#line` lines keep the compiler's messages pointing at the files.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use metallic::{Error, Result};
@@ -17,6 +19,7 @@ use objc2_metal::{
 };
 
 use super::command_buffer::error_text;
+use super::precompiled::{self, Precompiled};
 
 /// A `.metal` file of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +99,34 @@ pub(crate) type Library = Retained<ProtocolObject<dyn MTLLibrary>>;
 /// The compiled files of one device, each compiled once.
 pub(crate) struct Libraries {
     device: Retained<ProtocolObject<dyn MTLDevice>>,
+    precompiled: Precompiled,
+    /// Whether nothing is taken from there: none is embedded, or one could not be loaded.
+    from_source: AtomicBool,
     compiled: Mutex<HashMap<&'static str, Arc<OnceLock<Result<Library>>>>>,
 }
 
 impl Libraries {
     pub(crate) fn new(device: Retained<ProtocolObject<dyn MTLDevice>>) -> Self {
-        Self { device, compiled: Mutex::default() }
+        Self::with(device, Precompiled::EMBEDDED)
+    }
+
+    fn with(device: Retained<ProtocolObject<dyn MTLDevice>>, precompiled: Precompiled) -> Self {
+        let from_source = AtomicBool::new(precompiled.first().is_none());
+        let libraries = Self { device, precompiled, from_source, compiled: Mutex::default() };
+        // One is loaded at once: what is said of kernels is then true before the first of them runs.
+        if let Some(bytes) = precompiled.first() {
+            libraries.load("the first", bytes);
+        }
+        libraries
+    }
+
+    /// Where kernels come from.
+    pub(crate) fn origin(&self) -> &'static str {
+        if self.from_source.load(Ordering::Relaxed) {
+            "kernels: compiled at run time"
+        } else {
+            "kernels: precompiled"
+        }
     }
 
     /// The device that runs them.
@@ -120,7 +145,26 @@ impl Libraries {
         cell.get_or_init(|| self.compile(source)).clone()
     }
 
+    /// A precompiled library. One that cannot be loaded ends the use of all.
+    fn load(&self, name: &str, bytes: &[u8]) -> Option<Library> {
+        let loaded = precompiled::load(&self.device, bytes);
+        if let Err(reason) = &loaded {
+            self.from_source.store(true, Ordering::Relaxed);
+            tracing::warn!(
+                name,
+                reason,
+                "a precompiled kernel file cannot be loaded: kernels are compiled at run time"
+            );
+        }
+        loaded.ok()
+    }
+
     fn compile(&self, source: &Source) -> Result<Library> {
+        let embedded = self.precompiled.bytes(source.name);
+        let embedded = embedded.filter(|_| !self.from_source.load(Ordering::Relaxed));
+        if let Some(library) = embedded.and_then(|bytes| self.load(source.name, bytes)) {
+            return Ok(library);
+        }
         let _span = tracing::debug_span!("metal_compile", file = source.name).entered();
         let text = flatten(source)?;
         autoreleasepool(|_| {
@@ -150,7 +194,47 @@ fn options() -> Retained<MTLCompileOptions> {
 
 #[cfg(test)]
 mod tests {
+    use objc2_metal::MTLCreateSystemDefaultDevice;
+
     use super::*;
+
+    const ADD: Source = Source { name: "add", text: "kernel void from_source() {}" };
+
+    /// Libraries with `table` embedded, where they come from, and the functions of `add`.
+    fn functions(table: &'static [(&'static str, &'static [u8])]) -> (&'static str, Vec<String>) {
+        let device = MTLCreateSystemDefaultDevice().unwrap();
+        let libraries = Libraries::with(device, Precompiled::of(table));
+        let library = libraries.get(&ADD).unwrap();
+        let names = library.functionNames().iter().map(|name| name.to_string()).collect();
+        (libraries.origin(), names)
+    }
+
+    #[test]
+    #[cfg(objc_standin)] // Apple's libraries hold no source.
+    fn what_is_precompiled_is_taken_from_there() {
+        let found = functions(&[("add", b"MTLB\nkernel void precompiled() {}")]);
+        assert_eq!(found, ("kernels: precompiled", vec!["precompiled".to_owned()]));
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_loaded_is_compiled_from_source() {
+        let from_source = ("kernels: compiled at run time", vec!["from_source".to_owned()]);
+        assert_eq!(functions(&[]), from_source);
+        assert_eq!(functions(&[("add", b"nothing of Metal's")]), from_source);
+        assert_eq!(functions(&[("add", b"")]), from_source);
+    }
+
+    #[test]
+    #[cfg(objc_standin)] // Apple's libraries hold no source.
+    fn the_first_one_that_cannot_be_loaded_ends_the_use_of_all() {
+        let device = MTLCreateSystemDefaultDevice().unwrap();
+        const TABLE: &[(&str, &[u8])] =
+            &[("other", b"MTLB\nkernel void other() {}"), ("add", b"nothing of Metal's")];
+        let libraries = Libraries::with(device, Precompiled::of(TABLE));
+        assert_eq!(libraries.origin(), "kernels: precompiled");
+        libraries.get(&ADD).unwrap();
+        assert_eq!(libraries.origin(), "kernels: compiled at run time");
+    }
 
     #[test]
     fn headers_come_once_and_lines_keep_their_numbers() {

@@ -25,14 +25,17 @@ mod copy;
 mod description;
 mod encoder;
 mod fault;
+mod heap;
 mod layout;
 mod library;
 mod mapping;
 mod mask;
 mod pipeline;
 mod pool;
+mod precompiled;
 mod stream;
 mod submission;
+mod timestamps;
 
 mod graph;
 mod legacy;

@@ -113,6 +113,11 @@ impl Pipelines {
         cell.get_or_init(|| self.make(kernel).map(Arc::new)).clone()
     }
 
+    /// Where kernels come from: compiled with the program, or now.
+    pub(crate) fn origin(&self) -> &'static str {
+        self.libraries.origin()
+    }
+
     /// How many pipeline states were made or failed.
     pub(crate) fn len(&self) -> usize {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).len()

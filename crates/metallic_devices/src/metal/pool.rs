@@ -12,6 +12,7 @@ use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLBuffer, MTLDevice};
 
 use super::buffer::{METAL, MetalBuffer, RawBuffer, Storage};
+use super::heap::{HEAP_BYTES, Heaps};
 use crate::size_class::size_class;
 
 /// Sizes are multiples of this: what Metal asks of offsets into constant memory at most.
@@ -62,6 +63,8 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     free: HashMap<(usize, Storage), Vec<Free>>,
+    /// What small private buffers are cut from. Dropped after them.
+    heaps: Heaps,
     stats: MemoryStats,
 }
 
@@ -103,11 +106,10 @@ impl Pool {
                 (free.raw, free.last_use)
             }
             None => {
-                let fits = |state: &State| self.fits(state, length);
-                let mut raw = fits(&state).then(|| self.new_buffer(length, storage)).flatten();
+                let mut raw = self.new_buffer(&mut state, length, storage);
                 if raw.is_none() && state.stats.pooled > 0 {
                     state.forget_free();
-                    raw = fits(&state).then(|| self.new_buffer(length, storage)).flatten();
+                    raw = self.new_buffer(&mut state, length, storage);
                 }
                 (raw.ok_or_else(no_memory)?, 0)
             }
@@ -121,11 +123,23 @@ impl Pool {
 
     /// Whether `bytes` more may be resident.
     fn fits(&self, state: &State, bytes: usize) -> bool {
-        let now = state.stats.in_use + state.stats.pooled + self.mapped();
+        // What is cut from a heap counts twice: heaps are small beside what the limit is about.
+        let now = state.stats.in_use + state.stats.pooled + state.heaps.bytes() + self.mapped();
         now.checked_add(bytes).is_some_and(|bytes| bytes <= self.limits.working_set)
     }
 
-    fn new_buffer(&self, length: usize, storage: Storage) -> Option<RawBuffer> {
+    /// A buffer of Metal's: from a heap, or of the device, where the heaps have none.
+    fn new_buffer(&self, state: &mut State, length: usize, storage: Storage) -> Option<RawBuffer> {
+        if !self.fits(state, length) {
+            return None;
+        }
+        if Heaps::take(length, storage) {
+            let may_grow = self.fits(state, HEAP_BYTES);
+            let cut = state.heaps.allocate(&self.device, length, may_grow);
+            if cut.is_some() {
+                return cut;
+            }
+        }
         autoreleasepool(|_| {
             self.device.newBufferWithLength_options(length, storage.options()).map(RawBuffer::new)
         })
@@ -189,6 +203,7 @@ impl State {
 
     fn forget_free(&mut self) {
         self.free.clear();
+        self.heaps.trim();
         self.stats.pooled = 0;
     }
 }

@@ -5,8 +5,8 @@
 //! buffer is kept until its status was read, so that no failure is lost: one that MPSGraph
 //! committed on its own, too.
 //!
-//! Times are those of whole command buffers: GPUs of Apple sample their counters at the borders of
-//! encoders, not of kernels, so that one command buffer an op tells as much.
+//! Times are those of whole command buffers, except where each op runs alone on a GPU that has
+//! timestamps: then those of its kernels (`timestamps`).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,6 +24,7 @@ use super::failure;
 use super::pipeline::Pipelines;
 use super::pool::{Pool, Timeline};
 use super::submission::Submission;
+use super::timestamps::{Clocks, Timestamps};
 use crate::Profile;
 
 /// Submissions on the way at once: one runs while the next waits behind it.
@@ -50,6 +51,8 @@ struct Inner {
     pool: Arc<Pool>,
     pipelines: Pipelines,
     timeline: Arc<Timeline>,
+    /// Where each op runs alone, if the device has any.
+    timestamps: Option<Timestamps>,
     recorder: Recorder,
     state: Mutex<State>,
 }
@@ -80,8 +83,11 @@ impl Metal {
         let timeline = Arc::<Timeline>::default();
         let pool = Arc::new(Pool::new(device.clone(), Arc::clone(&timeline)));
         let pipelines = Pipelines::new(device.clone());
+        let alone = options.profile == Profile::Latency && recorder.is_enabled();
+        let timestamps = if alone { Timestamps::of(device) } else { None };
         let state = Mutex::default();
-        let inner = Inner { queue, options, pool, pipelines, timeline, recorder, state };
+        let inner =
+            Inner { queue, options, pool, pipelines, timeline, timestamps, recorder, state };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -115,8 +121,9 @@ impl Metal {
             }
             let open = inner.open(&mut state)?;
             open.begin(op);
-            let (pool, pipelines) = (&inner.pool, &inner.pipelines);
-            let result = work(&mut Encoder { pool, pipelines, open });
+            let Inner { pool, pipelines, .. } = inner;
+            let timestamps = inner.timestamps.as_ref();
+            let result = work(&mut Encoder { pool, pipelines, timestamps, open });
             let full = open.kernel_count >= inner.options.max_kernels;
             match inner.options.profile {
                 Profile::Latency => {
@@ -184,7 +191,7 @@ impl Inner {
         let outcome = submission.wait();
         self.timeline.complete(submission.sequence);
         if self.options.profile == Profile::Throughput {
-            self.record("command_buffer", "gpu", &submission);
+            self.record("command_buffer", "gpu", submission.gpu_us());
         }
         if let Err(error) = outcome {
             state.failure.get_or_insert(error);
@@ -201,22 +208,38 @@ impl Inner {
         }
     }
 
-    /// Runs the open submission, which holds one op, and records its time.
+    /// Runs the open submission, which holds one op, and records the times of its kernels; its own
+    /// where one of them is not known.
     fn run_alone(&self, state: &mut State, op: &'static str) {
+        let before = self.timestamps.as_ref().map(Timestamps::clocks);
         self.submit(state);
         while let Some(done) = self.retire_oldest(state) {
-            if !done.kernels.is_empty() {
-                self.record(op, &done.kernels.join("+"), &done);
+            match self.kernel_times(&done, before) {
+                _ if done.kernels.is_empty() => {}
+                Some(times) => {
+                    for (kernel, us) in done.timed.iter().zip(times) {
+                        self.record(op, kernel, us);
+                    }
+                }
+                None => self.record(op, &done.kernels.join("+"), done.gpu_us()),
             }
         }
     }
 
-    /// Records the time of `done` on the GPU.
-    fn record(&self, parent_op: &str, internal_kernel: &str, done: &Submission) {
+    /// Microseconds of each kernel of `done`, which was handed over after `before`. `None` for work
+    /// that is not all of kernels of ours.
+    fn kernel_times(&self, done: &Submission, before: Option<Clocks>) -> Option<Vec<f64>> {
+        let all = done.kernel_count > 0 && done.timed.len() == done.kernel_count;
+        let timestamps = self.timestamps.as_ref().filter(|_| all)?;
+        timestamps.durations(done.timed.len(), before?)
+    }
+
+    /// Records a time on the GPU, in microseconds.
+    fn record(&self, parent_op: &str, internal_kernel: &str, us: f64) {
         self.recorder.record(|| MetricEvent::InternalKernelCompleted {
             parent_op: parent_op.to_owned(),
             internal_kernel: internal_kernel.to_owned(),
-            duration_us: done.gpu_us(),
+            duration_us: us.round() as u64,
         });
     }
 }

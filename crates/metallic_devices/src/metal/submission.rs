@@ -3,7 +3,7 @@
 use metallic::{Error, Result};
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
-use objc2_metal::MTLCommandBuffer;
+use objc2_metal::{MTLCommandBuffer, MTLComputePassDescriptor};
 
 use super::command_buffer::{BlitEncoder, CommandBuffer, ComputeEncoder};
 use super::failure;
@@ -22,9 +22,16 @@ impl Active {
         *self = Active::None;
     }
 
-    /// The open encoder of kernels, opened if need be.
-    pub(super) fn compute(&mut self, buffer: &CommandBuffer) -> Result<&ComputeEncoder> {
-        if !matches!(self, Active::Compute(_)) {
+    /// The open encoder of kernels, opened if need be; a new one where it is to be as `pass` says.
+    pub(super) fn compute(
+        &mut self,
+        buffer: &CommandBuffer,
+        pass: Option<&MTLComputePassDescriptor>,
+    ) -> Result<&ComputeEncoder> {
+        if let Some(pass) = pass {
+            self.end();
+            *self = Active::Compute(buffer.compute_pass(pass)?);
+        } else if !matches!(self, Active::Compute(_)) {
             self.end();
             *self = Active::Compute(buffer.compute()?);
         }
@@ -62,6 +69,8 @@ pub(super) struct Submission {
     /// The names of the latest op's kernels, each once: for events.
     pub(super) kernels: Vec<String>,
     pub(super) kernel_count: usize,
+    /// The names of the kernels that take timestamps, in order.
+    pub(super) timed: Vec<String>,
 }
 
 impl Submission {
@@ -76,6 +85,7 @@ impl Submission {
             ops: Vec::new(),
             kernels: Vec::new(),
             kernel_count: 0,
+            timed: Vec::new(),
         }
     }
 
@@ -136,10 +146,11 @@ impl Submission {
         }
     }
 
-    /// From the start of the first command buffer to the end of the last, on the GPU.
-    pub(super) fn gpu_us(&self) -> u64 {
+    /// From the start of the first command buffer to the end of the last, on the GPU, in
+    /// microseconds.
+    pub(super) fn gpu_us(&self) -> f64 {
         let (start, _) = self.earlier.first().unwrap_or(&self.buffer).gpu_times();
         let (_, end) = self.buffer.gpu_times();
-        ((end - start).max(0.0) * 1e6).round() as u64
+        (end - start).max(0.0) * 1e6
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use support::answer;
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the table is what the lane shows")]
 fn parity_writes_its_report() {
     let cache = tempfile::tempdir().unwrap();
     let path = cache.path().join("report.json");

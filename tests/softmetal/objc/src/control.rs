@@ -10,6 +10,17 @@ use crate::environment;
 pub use crate::gates::Version;
 use crate::runtime::{block, class, pool};
 
+/// Where the GPU samples its counters, as `MTLCounterSamplingPoint` numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterSampling {
+    /// At the borders of encoders, as GPUs of Apple do.
+    AtStageBoundary = 0,
+    /// Between dispatches.
+    AtDispatchBoundary = 2,
+    /// Nowhere; the device has no counter sets either.
+    Never = 99,
+}
+
 /// Objects of one class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassCount {
@@ -44,6 +55,7 @@ macro_rules! switches {
             fail_graph_compile: AtomicBool,
             fail_command_buffer: AtomicUsize,
             fail_allocation: AtomicUsize,
+            counter_sampling: Mutex<CounterSampling>,
             kernels: Mutex<CompileOptions>,
             counters: Mutex<BTreeMap<&'static str, u64>>,
         }
@@ -59,6 +71,7 @@ macro_rules! switches {
                     fail_graph_compile: AtomicBool::new(false),
                     fail_command_buffer: AtomicUsize::new(0),
                     fail_allocation: AtomicUsize::new(0),
+                    counter_sampling: Mutex::new(CounterSampling::AtStageBoundary),
                     kernels: Mutex::new(environment.kernels),
                     counters: Mutex::default(),
                 };
@@ -98,6 +111,8 @@ switches! {
     narrow_accumulation / set_narrow_accumulation: true;
     /// An abort prints a backtrace.
     backtrace_on_abort / set_backtrace_on_abort: false;
+    /// Encoders write the samples that they were told to take.
+    counters_written / set_counters_written: true;
     /// The device says that its memory is shared with the CPU.
     unified_memory / set_unified_memory: true;
 }
@@ -132,6 +147,16 @@ impl Control {
     /// Sets [`Control::commit_delay_us`].
     pub fn set_commit_delay_us(&self, delay: u64) {
         self.commit_delay_us.store(delay, Ordering::Relaxed);
+    }
+
+    /// Where the GPU samples its counters.
+    pub fn counter_sampling(&self) -> CounterSampling {
+        *self.counter_sampling.lock().unwrap()
+    }
+
+    /// Sets [`Control::counter_sampling`].
+    pub fn set_counter_sampling(&self, point: CounterSampling) {
+        *self.counter_sampling.lock().unwrap() = point;
     }
 
     /// How kernels are compiled and run; fast math follows the program's own choice unless it is on here.
@@ -190,7 +215,7 @@ impl Control {
     /// `commits`, `dispatches`, `blits`, `copied_bytes`, `graph_compiles`, `graph_encodes`,
     /// `graph_compiles_above_level_0`, `graph_compiles_without_wait`, `graph_specialisations`,
     /// `graph_splits`, `graph_saves`, `graph_loads`, `library_compiles`, `fast_math_compiles`, `buffers`,
-    /// `buffer_bytes`.
+    /// `buffer_bytes`, `heaps`, `heap_buffers`.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.lock().unwrap().get(name).copied().unwrap_or(0)
     }

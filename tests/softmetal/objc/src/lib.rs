@@ -17,4 +17,4 @@ mod runtime;
 
 pub use softmetal_emulator::{CompileOptions, FiberOrder};
 
-pub use control::{ClassCount, Control, Version, control, counts};
+pub use control::{ClassCount, Control, CounterSampling, Version, control, counts};

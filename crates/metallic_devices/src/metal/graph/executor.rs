@@ -16,7 +16,7 @@ use objc2_metal::MTLDevice;
 use super::super::stream::Metal;
 use super::call::{Call, foreign};
 use super::compile::{Compiled, Job, compile};
-use super::form::{Form, OperandTypes, supports};
+use super::form::{CACHE_TYPES, Form, OperandTypes, supports};
 use super::infer::{Type, infer};
 use super::limits::{Part, Whole, max_scores, only_sdpa, part_of, whole};
 use super::lower::Target;
@@ -188,14 +188,17 @@ fn is_empty(graph: &Graph, lengths: LengthPolicy) -> bool {
         && graph.inputs().any(|(_, input)| input.dims.contains(&Dim::Any))
 }
 
-/// The refusal of a cache that would have to be quantised by a graph.
+/// The refusal of a cache in blocks, which a graph neither reads nor writes.
 fn quantised_cache(graph: &Graph) -> Option<Support> {
-    graph.nodes().iter().find_map(|node| {
-        let Node::KvAppend(append) = node else { return None };
-        let Node::Input(cache) = graph.node(append.cache) else { return None };
-        let (binding, got) = (cache.name, cache.dtype);
-        let supported = "f32, f16 and bf16 in graphs";
+    let refused = |cache| {
+        let Node::Input(cache) = graph.node(cache) else { return None };
+        let (binding, got, supported) = (cache.name, cache.dtype, CACHE_TYPES);
         got.is_quantized().then_some(Support::No(Reason::DType { binding, got, supported }))
+    };
+    graph.nodes().iter().find_map(|node| match node {
+        Node::KvAppend(append) => refused(append.cache),
+        Node::Sdpa(attention) => refused(attention.k).or_else(|| refused(attention.v)),
+        _ => None,
     })
 }
 

@@ -53,6 +53,10 @@ impl OperandTypes {
     }
 }
 
+/// The types of caches that graphs take, and what to do about another.
+pub(super) const CACHE_TYPES: &str = "f32, f16 and bf16 in MPSGraph; choose one of them for the KV cache \
+    (--cache-type-k, --cache-type-v), or --sdpa-backend legacy, which reads q8_0 too";
+
 /// Whether `node` may be lowered in `form`.
 pub(crate) fn supports(
     form: Form,
@@ -64,7 +68,7 @@ pub(crate) fn supports(
     let missing = |feature: &'static str| Support::No(Reason::Missing { feature });
     for (binding, got) in [("q", types.q), ("k", types.k), ("v", types.v)] {
         if got.is_quantized() {
-            return Support::No(Reason::DType { binding, got, supported: "f32, f16 and bf16" });
+            return Support::No(Reason::DType { binding, got, supported: CACHE_TYPES });
         }
         if got == DType::Bf16
             && let Some(what) = has(platform, Fault::NoBf16)

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use objc2::rc::{Allocated, Retained};
 use objc2::{AnyThread, msg_send};
@@ -32,6 +32,11 @@ const MAX_BYTES: u64 = 1 << 30;
 
 const PACKAGE: &str = "graph.mpsgraphpackage";
 const MANIFEST: &str = "manifest";
+
+/// What the name of a folder begins with while it is written.
+const MAKING: &str = ".making-";
+/// How old such a folder is when nobody writes it any more.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The packages of one platform.
 pub(super) struct Packages {
@@ -109,7 +114,7 @@ impl Packages {
     fn write(&self, key: &str, executable: &MPSGraphExecutable, order: &Order) -> io::Result<()> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let making = self.dir.join(format!(".making-{}-{count}", std::process::id()));
+        let making = self.dir.join(format!("{MAKING}{}-{count}", std::process::id()));
         fs::create_dir_all(&making)?;
         let written = self.write_into(&making, key, executable, order);
         let written = written.and_then(|()| match fs::rename(&making, self.folder(key)) {
@@ -150,12 +155,21 @@ impl Packages {
         fs::write(folder.join(MANIFEST), text)
     }
 
-    /// Removes packages until the limits hold, those unused for longest first.
+    /// Removes packages until the limits hold, those unused for longest first, and what processes
+    /// left that ended while they wrote.
     fn prune(&self) -> io::Result<()> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
-            let folder = entry?.path();
-            if let Ok(manifest) = fs::metadata(folder.join(MANIFEST)) {
+            let entry = entry?;
+            let folder = entry.path();
+            if entry.file_name().to_string_lossy().starts_with(MAKING) {
+                // Another process may have moved it by now.
+                let changed = fs::metadata(&folder).and_then(|metadata| metadata.modified());
+                let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+                if age.is_some_and(|age| age > ABANDONED) {
+                    discard(&folder);
+                }
+            } else if let Ok(manifest) = fs::metadata(folder.join(MANIFEST)) {
                 let bytes = size(&folder.join(PACKAGE))?;
                 kept.push((manifest.modified()?, bytes, folder));
             }

@@ -56,6 +56,20 @@ fn halves_of_blocks_as_graphs_give_the_text_too() {
     assert_eq!(got, want);
 }
 
+#[test]
+fn a_cache_of_q8_0_is_refused_by_graphs_with_what_to_do_instead() {
+    let cache = tempfile::tempdir().unwrap();
+    let options = ["--device", "metal", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"];
+    let call = ["run", "-p", PROMPT, "-n", "2", "--sdpa-backend", "graph"];
+    let output = metallic(cache.path(), &[&call[..], &options].concat()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{error}");
+    for part in ["q8_0", "f32, f16 and bf16", "--cache-type-k", "--sdpa-backend legacy"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    on_metal(cache.path(), "legacy", &options[2..], "flash_decode");
+}
+
 /// Whether each look-up in a cache was a hit.
 fn accesses<'a>(events: &'a [Value], cache: &'a str) -> impl Iterator<Item = bool> + 'a {
     let of_cache = move |event: &&Value| {

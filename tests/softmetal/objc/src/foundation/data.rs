@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use crate::runtime::abort::abort;
 use crate::runtime::class::{class, methods};
 use crate::runtime::{BlockPtr, Id, Ref};
 
@@ -26,6 +27,24 @@ fn copied(bytes: *const c_void, length: usize) -> Bytes {
     }
     // SAFETY: the caller passes `length` bytes.
     Bytes(unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) }.to_vec())
+}
+
+/// libdispatch's data are objects of the system too; here they are `NSData`, always a copy.
+///
+/// # Safety
+/// `bytes` points to `size` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn dispatch_data_create(
+    bytes: *const c_void,
+    size: usize,
+    _queue: *mut c_void,
+    destructor: *mut c_void,
+) -> Id {
+    crate::runtime::class::ensure_installed();
+    if !destructor.is_null() {
+        abort!("dispatch data with a destructor are not modelled");
+    }
+    Ref::new(&NS_DATA, copied(bytes, size)).into_id()
 }
 
 methods! { install for NS_DATA;

@@ -2,8 +2,8 @@
 
 use super::infer::axis_of;
 use super::ir::{Binary, Reduction, Unary};
-use super::value::{Data, Value, as_integer, broadcast_strides, joint_shape, places, strides};
-use crate::mps::dtype::{DType, Scalar};
+use super::value::{Data, Rows, Value, in_parallel, joint_shape, places, strides};
+use crate::mps::dtype::DType;
 use crate::runtime::abort::abort;
 
 /// erf by its series near 0 and its continued fraction further out; enough for f32.
@@ -60,12 +60,14 @@ pub(super) fn unary(op: Unary, x: &Value) -> Value {
         _ => None,
     };
     if let Some(test) = test {
-        let list = x.to_floats().into_iter().map(|x| i64::from(test(x))).collect();
+        let list = x.as_floats().iter().map(|x| i64::from(test(*x))).collect();
         return Value::integers(DType::Bool, shape, list);
     }
     match &x.data {
         Data::Float(list) => {
-            Value::floats(x.dtype, shape, list.iter().map(|x| one(op, *x)).collect())
+            let mut out = list.clone();
+            in_parallel(&mut out, 4096, |_, part| part.iter_mut().for_each(|x| *x = one(op, *x)));
+            Value::floats(x.dtype, shape, out)
         }
         Data::Integer(list) => {
             let list = list
@@ -128,35 +130,64 @@ fn compare<T: PartialOrd>(op: Binary, a: T, b: T) -> bool {
 
 pub(super) fn binary(op: Binary, dtype: DType, a: &Value, b: &Value) -> Value {
     let shape = joint_shape(&a.shape, &b.shape);
-    let left = places(&shape, &broadcast_strides(&a.shape, &shape), 0);
-    let right = places(&shape, &broadcast_strides(&b.shape, &shape), 0);
-    let pairs = left.iter().zip(&right);
+    let (left, right) = (Rows::new(&a.shape, &shape), Rows::new(&b.shape, &shape));
+    let count = shape.iter().product();
     match (&a.data, &b.data) {
         (Data::Float(x), Data::Float(y)) => {
-            let list: Vec<f32> = pairs.map(|(i, j)| float_pair(op, x[*i], y[*j])).collect();
+            let mut list = vec![0.0; count];
+            in_parallel(&mut list, left.width(), |number, row| {
+                let places = left.row(number).zip(right.row(number));
+                for (out, (i, j)) in row.iter_mut().zip(places) {
+                    *out = float_pair(op, x[i], y[j]);
+                }
+            });
             if dtype == DType::Bool {
                 Value::integers(dtype, shape, list.iter().map(|x| *x as i64).collect())
             } else {
                 Value::floats(dtype, shape, list)
             }
         }
-        (Data::Integer(x), Data::Integer(y)) => Value::integers(
-            dtype,
-            shape,
-            pairs.map(|(i, j)| integer_pair(op, x[*i], y[*j])).collect(),
-        ),
+        (Data::Integer(x), Data::Integer(y)) => {
+            let mut list: Vec<i64> = Vec::with_capacity(count);
+            let pairs = left.iter().zip(right.iter()).flat_map(|(left, right)| left.zip(right));
+            pairs.for_each(|(i, j)| list.push(integer_pair(op, x[i], y[j])));
+            Value::integers(dtype, shape, list)
+        }
         _ => abort!("{op:?} of {} and {}", a.dtype.name(), b.dtype.name()),
     }
 }
 
 pub(super) fn select(predicate: &Value, yes: &Value, no: &Value) -> Value {
     let shape = joint_shape(&predicate.shape, &joint_shape(&yes.shape, &no.shape));
-    let at = |value: &Value| places(&shape, &broadcast_strides(&value.shape, &shape), 0);
-    let (p, y, n) = (at(predicate), at(yes), at(no));
-    let list: Vec<Scalar> = (0..p.len())
-        .map(|i| if as_integer(predicate.get(p[i])) != 0 { yes.get(y[i]) } else { no.get(n[i]) })
-        .collect();
-    Value::from_scalars(yes.dtype, shape, &list)
+    let Data::Integer(chosen) = &predicate.data else { abort!("select wants a predicate of bool") };
+    let data = match (&yes.data, &no.data) {
+        (Data::Float(y), Data::Float(n)) => {
+            Data::Float(pick_either(&shape, (predicate, chosen), (yes, y), (no, n)))
+        }
+        (Data::Integer(y), Data::Integer(n)) => {
+            Data::Integer(pick_either(&shape, (predicate, chosen), (yes, y), (no, n)))
+        }
+        _ => abort!("select of {} and {}", yes.dtype.name(), no.dtype.name()),
+    };
+    Value::new(yes.dtype, shape, data)
+}
+
+/// Elements of `yes` where `chosen` is not 0, of `no` elsewhere.
+fn pick_either<T: Copy>(
+    shape: &[usize],
+    (predicate, chosen): (&Value, &[i64]),
+    (yes, y): (&Value, &[T]),
+    (no, n): (&Value, &[T]),
+) -> Vec<T> {
+    let rows = |value: &Value| Rows::new(&value.shape, shape);
+    let (at_p, at_y, at_n) = (rows(predicate), rows(yes), rows(no));
+    let mut list = Vec::with_capacity(shape.iter().product());
+    for ((p, yes), no) in at_p.iter().zip(at_y.iter()).zip(at_n.iter()) {
+        for ((p, yes), no) in p.zip(yes).zip(no) {
+            list.push(if chosen[p] != 0 { y[yes] } else { n[no] });
+        }
+    }
+    list
 }
 
 pub(super) fn reduce(kind: Reduction, axes: Option<&[i64]>, x: &Value) -> Value {

@@ -1,5 +1,7 @@
 //! Tensors of the reference interpreter: f32 or 64-bit integers in row-major order.
 
+use std::borrow::Cow;
+
 use crate::mps::dtype::{DType, Scalar};
 use crate::runtime::abort::abort;
 
@@ -32,9 +34,7 @@ impl Value {
 
     /// Floats, rounded to `dtype`.
     pub(crate) fn floats(dtype: DType, shape: Vec<usize>, mut list: Vec<f32>) -> Value {
-        for x in &mut list {
-            *x = dtype.round(*x);
-        }
+        dtype.round_all(&mut list);
         Value::new(dtype, shape, Data::Float(list))
     }
 
@@ -67,11 +67,16 @@ impl Value {
     }
 
     /// The elements as floats.
-    pub(crate) fn to_floats(&self) -> Vec<f32> {
+    pub(crate) fn as_floats(&self) -> Cow<'_, [f32]> {
         match &self.data {
-            Data::Float(list) => list.clone(),
+            Data::Float(list) => Cow::Borrowed(list),
             Data::Integer(list) => list.iter().map(|x| *x as f32).collect(),
         }
+    }
+
+    /// The elements as floats, to be changed.
+    pub(crate) fn to_floats(&self) -> Vec<f32> {
+        self.as_floats().into_owned()
     }
 
     /// The elements as integers, floats cut off.
@@ -147,6 +152,61 @@ pub(crate) fn places(shape: &[usize], strides: &[usize], start: usize) -> Vec<us
         list = list.iter().flat_map(|at| (0..*extent).map(move |i| at + i * stride)).collect();
     }
     list
+}
+
+/// The places of the elements of a tensor that is read as a wider one, row by row.
+pub(crate) struct Rows {
+    starts: Vec<usize>,
+    width: usize,
+    step: usize,
+}
+
+impl Rows {
+    /// The rows, along the last axis, of a tensor of shape `own` that is read as one of `wide`.
+    pub(crate) fn new(own: &[usize], wide: &[usize]) -> Rows {
+        let strides = broadcast_strides(own, wide);
+        let Some((width, outer)) = wide.split_last() else {
+            return Rows { starts: vec![0], width: 1, step: 0 };
+        };
+        let (step, above) = strides.split_last().expect("as many strides as extents");
+        Rows { starts: places(outer, above, 0), width: *width, step: *step }
+    }
+
+    /// How many elements a row has.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The places of row `number`.
+    pub(crate) fn row(&self, number: usize) -> impl Iterator<Item = usize> + use<> {
+        let (start, step) = (self.starts[number], self.step);
+        (0..self.width).map(move |i| start + i * step)
+    }
+
+    /// The places of each row.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = impl Iterator<Item = usize> + use<>> {
+        (0..self.starts.len()).map(|number| self.row(number))
+    }
+}
+
+/// Runs `work` on chunks of `size` elements of `out`, with their numbers, on all cores.
+pub(crate) fn in_parallel(out: &mut [f32], size: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let chunks = out.len() / size.max(1);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(chunks.max(1));
+    // A thread costs about what 100 000 elements do.
+    if workers == 1 || out.len() < 100_000 {
+        return out.chunks_mut(size.max(1)).enumerate().for_each(|(n, chunk)| work(n, chunk));
+    }
+    let share = chunks.div_ceil(workers);
+    std::thread::scope(|scope| {
+        for (worker, part) in out.chunks_mut(share * size).enumerate() {
+            let work = &work;
+            scope.spawn(move || {
+                let numbered = part.chunks_mut(size).enumerate();
+                numbered.for_each(|(n, chunk)| work(worker * share + n, chunk));
+            });
+        }
+    });
 }
 
 /// The shape that two shapes broadcast to; the graph compiler has checked that they do.

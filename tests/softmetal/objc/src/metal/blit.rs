@@ -49,7 +49,9 @@ impl Encoder {
     }
 
     fn target(&self, id: Id, offset: usize, length: usize, what: &str) -> Target {
-        id.value::<Buffer>().range(offset, length, what);
+        let buffer = id.value::<Buffer>();
+        buffer.check_tracked(what);
+        buffer.range(offset, length, what);
         Target(id, self.work.retains.then(|| id.required("the buffer")))
     }
 }

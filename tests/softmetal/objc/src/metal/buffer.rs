@@ -15,7 +15,7 @@ use crate::runtime::{Id, Ref};
 class!(pub(crate) BUFFER, "SoftMTLBuffer");
 
 /// Bytes behind each buffer that nothing may change.
-const GUARD: usize = 64;
+pub(crate) const GUARD: usize = 64;
 const GUARD_BYTE: u8 = 0xa5;
 /// The alignment of new buffers: a page of Apple's chips.
 const PAGE: usize = 16384;
@@ -83,17 +83,26 @@ pub(crate) fn new(length: usize, options: usize) -> Option<Ref> {
     if start.is_null() {
         return None;
     }
-    let fill = if control().poison_buffers() { 0xff } else { 0 };
     // SAFETY: `length + GUARD` bytes were allocated.
-    unsafe {
-        start.write_bytes(fill, length);
-        start.add(length).write_bytes(GUARD_BYTE, GUARD);
-    }
+    unsafe { fill_new(start, length) };
     control().count("buffers", 1);
     control().count("buffer_bytes", length as u64);
     device::allocated(length as isize);
     let memory = Memory::Owned { layout };
     Some(Ref::new(&BUFFER, Buffer { start, length, options, memory, label: Label::default() }))
+}
+
+/// Fills a new buffer, and the guard behind it.
+///
+/// # Safety
+/// `length + GUARD` bytes begin at `start`, which nobody else uses.
+unsafe fn fill_new(start: *mut u8, length: usize) {
+    let fill = if control().poison_buffers() { 0xff } else { 0 };
+    // SAFETY: as the caller promises.
+    unsafe {
+        start.write_bytes(fill, length);
+        start.add(length).write_bytes(GUARD_BYTE, GUARD);
+    }
 }
 
 /// A buffer over the caller's pages.
@@ -121,7 +130,7 @@ fn page_size() -> usize {
     4096
 }
 
-/// A buffer inside a heap.
+/// A buffer inside a heap, of which `length + GUARD` bytes are its own.
 pub(crate) fn in_heap(
     heap: Ref,
     start: *mut u8,
@@ -129,6 +138,8 @@ pub(crate) fn in_heap(
     length: usize,
     options: usize,
 ) -> Ref {
+    // SAFETY: the heap keeps these bytes for this buffer alone.
+    unsafe { fill_new(start, length) };
     let memory = Memory::InHeap { heap, offset };
     Ref::new(&BUFFER, Buffer { start, length, options, memory, label: Label::default() })
 }
@@ -155,9 +166,17 @@ impl Buffer {
         unsafe { self.start.add(offset) }
     }
 
+    /// Ends the process for a buffer whose hazards Metal does not track. The backend orders its work
+    /// by nothing else.
+    pub(crate) fn check_tracked(&self, what: &str) {
+        if self.options >> 8 & 0x3 == super::heap::UNTRACKED {
+            abort!("{what}: the hazards of buffer \"{}\" are not tracked", self.label.text());
+        }
+    }
+
     /// Ends the process if something wrote behind the buffer.
     pub(crate) fn check_guard(&self, after: &str) {
-        if let Memory::Owned { .. } = self.memory {
+        if !matches!(self.memory, Memory::Borrowed { .. }) {
             // SAFETY: the guard was allocated with the buffer.
             let guard = unsafe { std::slice::from_raw_parts(self.start.add(self.length), GUARD) };
             if let Some(at) = guard.iter().position(|byte| *byte != GUARD_BYTE) {
@@ -222,11 +241,6 @@ methods! { install for BUFFER;
         match this.value::<Buffer>().memory {
             Memory::InHeap { offset, .. } => offset,
             _ => 0,
-        }
-    }
-    - "makeAliasable" (this) {
-        if let Memory::InHeap { heap, offset } = &this.value::<Buffer>().memory {
-            super::heap::give_back(heap, *offset);
         }
     }
     - "device" (_this) -> Id { device::shared().autorelease() }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::compute_pass::Borders;
 use super::queue::{Line, Queue};
-use super::{Label, blit, compute, device, event};
+use super::{Label, blit, compute, compute_pass, device, event};
 use crate::control;
 use crate::foundation::error;
 use crate::runtime::abort::abort;
@@ -276,13 +277,14 @@ methods! { install for COMMAND_BUFFER;
     - "kernelEndTime" (this) -> f64 { this.value::<CommandBuffer>().work.state().ended }
     - "retainedReferences" (this) -> u8 { u8::from(this.value::<CommandBuffer>().work.retains) }
     - "errorOptions" (_this) -> usize { 0 }
-    - "computeCommandEncoder" (this) -> Id { compute::new(&this.value::<CommandBuffer>().work, false).autorelease() }
+    - "computeCommandEncoder" (this) -> Id { compute::new(&this.value::<CommandBuffer>().work, false, Borders::default()).autorelease() }
     - "computeCommandEncoderWithDispatchType:" (this, kind: usize) -> Id {
-        compute::new(&this.value::<CommandBuffer>().work, kind == 1).autorelease()
+        compute::new(&this.value::<CommandBuffer>().work, kind == 1, Borders::default()).autorelease()
     }
     - "computeCommandEncoderWithDescriptor:" (this, descriptor: Id) -> Id {
-        let concurrent = super::descriptors::dispatch_type(descriptor) == 1;
-        compute::new(&this.value::<CommandBuffer>().work, concurrent).autorelease()
+        let concurrent = compute_pass::dispatch_type(descriptor) == 1;
+        let borders = compute_pass::borders(descriptor);
+        compute::new(&this.value::<CommandBuffer>().work, concurrent, borders).autorelease()
     }
     - "blitCommandEncoder" (this) -> Id { blit::new(&this.value::<CommandBuffer>().work).autorelease() }
     - "encodeSignalEvent:value:" (this, event: Id, value: u64) {

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::buffer::Buffer;
 use super::command_buffer::{Command, Work};
+use super::compute_pass::Borders;
+use super::counters::Place;
 use super::pipeline::Pipeline;
 use super::shader::{Function, Grid};
 use super::{Label, device};
 use crate::control;
+use crate::control::CounterSampling;
 use crate::runtime::abort::abort;
 use crate::runtime::class::{class, methods};
 use crate::runtime::encode::{Range, Size};
@@ -44,6 +47,7 @@ struct State {
     settled: Vec<Command>,
     /// Dispatches since then.
     open: Vec<Command>,
+    dispatched: bool,
     ended: bool,
 }
 
@@ -51,18 +55,16 @@ struct State {
 struct Encoder {
     work: Arc<Work>,
     concurrent: bool,
+    borders: Borders,
     state: Mutex<State>,
     label: Label,
 }
 
 /// A new encoder; another open one ends the process.
-pub(crate) fn new(work: &Arc<Work>, concurrent: bool) -> Ref {
+pub(crate) fn new(work: &Arc<Work>, concurrent: bool, borders: Borders) -> Ref {
     work.open("compute");
-    let state = Mutex::default();
-    Ref::new(
-        &ENCODER,
-        Encoder { work: Arc::clone(work), concurrent, state, label: Label::default() },
-    )
+    let (work, state, label) = (Arc::clone(work), Mutex::default(), Label::default());
+    Ref::new(&ENCODER, Encoder { work, concurrent, borders, state, label })
 }
 
 impl Drop for Encoder {
@@ -116,6 +118,7 @@ impl Encoder {
                 buffer.label.text()
             );
         }
+        buffer.check_tracked("setBuffer");
         let keep = self.work.retains.then(|| id.required("the buffer"));
         Some(Binding::Buffer { id, keep, offset })
     }
@@ -201,6 +204,7 @@ fn dispatch(this: Id, grid: Grid, threads: Size) {
     let name = pipeline.name.clone();
     let work = Dispatch { function, bindings, threadgroup, grid, threads, name };
     state.open.push(Box::new(move || work.run()));
+    state.dispatched = true;
     control().count("dispatches", 1);
     if !encoder.concurrent {
         encoder.barrier(&mut state);
@@ -265,6 +269,14 @@ methods! { install for ENCODER;
         let encoder = this.value::<Encoder>();
         encoder.barrier(&mut encoder.open("memoryBarrierWithResources:count:"));
     }
+    - "sampleCountersInBuffer:atSampleIndex:withBarrier:" (this, samples: Id, index: usize, _barrier: u8) {
+        let encoder = this.value::<Encoder>();
+        let place = Place::new(samples, index, CounterSampling::AtDispatchBoundary);
+        let mut state = encoder.open("sampleCountersInBuffer:atSampleIndex:withBarrier:");
+        // What comes before and after stays there, as with the barrier.
+        encoder.barrier(&mut state);
+        state.settled.push(place.command());
+    }
     - "useResource:usage:" (_this, _resource: Id, _usage: usize) {}
     - "useResources:count:usage:" (_this, _resources: *const Id, _count: usize, _usage: usize) {}
     - "useHeap:" (_this, _heap: Id) {}
@@ -276,7 +288,12 @@ methods! { install for ENCODER;
         let mut state = encoder.open("endEncoding");
         encoder.barrier(&mut state);
         state.ended = true;
-        encoder.work.close(std::mem::take(&mut state.settled));
+        let sample = if state.dispatched { Place::command } else { Place::empty };
+        let Borders { start, end } = &encoder.borders;
+        let mut commands: Vec<Command> = start.iter().map(sample).collect();
+        commands.append(&mut state.settled);
+        commands.extend(end.iter().map(sample));
+        encoder.work.close(commands);
     }
     - "device" (_this) -> Id { device::shared().autorelease() }
     - "label" (this) -> Id { this.value::<Encoder>().label.object() }

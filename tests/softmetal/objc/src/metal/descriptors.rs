@@ -7,7 +7,6 @@ use crate::runtime::class::{class, methods};
 use crate::runtime::{Id, Ref};
 
 class!(COMMAND_BUFFER, "MTLCommandBufferDescriptor");
-class!(COMPUTE_PASS, "MTLComputePassDescriptor");
 class!(PIPELINE, "MTLComputePipelineDescriptor");
 class!(QUEUE, "MTLCommandQueueDescriptor");
 
@@ -38,11 +37,6 @@ pub(crate) fn retained_references(descriptor: Id) -> bool {
     descriptor.value::<Numbers>().get(0) != 0
 }
 
-/// `MTLDispatchType` of a pass: 0 serial, 1 concurrent.
-pub(crate) fn dispatch_type(descriptor: Id) -> usize {
-    descriptor.value::<Numbers>().get(0)
-}
-
 /// The function and label of a pipeline descriptor.
 pub(crate) fn function(descriptor: Id) -> (Id, Id) {
     let pipeline = descriptor.value::<Pipeline>();
@@ -56,13 +50,6 @@ methods! { install_command_buffer for COMMAND_BUFFER;
     - "setRetainedReferences:" (this, on: u8) { this.value::<Numbers>().set(0, usize::from(on)) }
     - "errorOptions" (this) -> usize { this.value::<Numbers>().get(1) }
     - "setErrorOptions:" (this, options: usize) { this.value::<Numbers>().set(1, options) }
-}
-
-methods! { install_compute_pass for COMPUTE_PASS;
-    + "computePassDescriptor" (class) -> Id { Ref::new(class, Numbers::default()).autorelease() }
-    - "init" (this) -> Id { this.init(Numbers::default()) }
-    - "dispatchType" (this) -> usize { this.value::<Numbers>().get(0) }
-    - "setDispatchType:" (this, kind: usize) { this.value::<Numbers>().set(0, kind) }
 }
 
 methods! { install_queue for QUEUE;
@@ -91,7 +78,6 @@ methods! { install_pipeline for PIPELINE;
 
 pub(crate) fn install() {
     install_command_buffer();
-    install_compute_pass();
     install_queue();
     install_pipeline();
 }

@@ -5,10 +5,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
 use super::{
-    buffer, compile_options, descriptors, event, heap, library, pipeline, queue, residency,
+    buffer, compile_options, counters, descriptors, event, heap, library, pipeline, queue,
+    residency,
 };
 use crate::control;
-use crate::foundation::{array, string};
+use crate::foundation::{array, data, string};
 use crate::runtime::class::{class, methods};
 use crate::runtime::encode::{Size, SizeAndAlign};
 use crate::runtime::{BlockPtr, Id, Ref};
@@ -82,8 +83,16 @@ methods! { install_device for DEVICE;
     - "maxTransferRate" (_this) -> u64 { 0 }
     - "supportsFamily:" (_this, family: isize) -> u8 { u8::from(FAMILIES.contains(&family)) }
     - "argumentBuffersSupport" (_this) -> usize { 1 }
-    - "counterSets" (_this) -> Id { array::make(Vec::new()).autorelease() }
-    - "supportsCounterSampling:" (_this, _point: usize) -> u8 { 0 }
+    - "counterSets" (_this) -> Id { counters::sets() }
+    - "supportsCounterSampling:" (_this, point: usize) -> u8 {
+        u8::from(control().counter_sampling() as usize == point)
+    }
+    - "newCounterSampleBufferWithDescriptor:error:" (_this, descriptor: Id, error: *mut Id) -> Id {
+        library::answer(counters::new(descriptor), error)
+    }
+    - "sampleTimestamps:gpuTimestamp:" (_this, cpu: *mut u64, gpu: *mut u64) {
+        counters::both_clocks(cpu, gpu);
+    }
     - "supportsDynamicLibraries" (_this) -> u8 { 0 }
     - "supportsFunctionPointers" (_this) -> u8 { 0 }
     - "supportsRaytracing" (_this) -> u8 { 0 }
@@ -109,7 +118,7 @@ methods! { install_device for DEVICE;
         buffer::over(bytes.cast(), length, options, deallocator.copied()).into_id()
     }
     - "heapBufferSizeAndAlignWithLength:options:" (_this, length: usize, _options: usize) -> SizeAndAlign {
-        SizeAndAlign { size: length.next_multiple_of(heap::ALIGN), align: heap::ALIGN }
+        heap::size_and_align(length)
     }
     - "newHeapWithDescriptor:" (_this, descriptor: Id) -> Id { heap::new(descriptor) }
     - "newEvent" (_this) -> Id { event::new().into_id() }
@@ -119,6 +128,9 @@ methods! { install_device for DEVICE;
         residency::new_set().into_id()
     }
     - "newDefaultLibrary" (_this) -> Id { Id::NIL }
+    - "newLibraryWithData:error:" (_this, data: Id, error: *mut Id) -> Id {
+        library::answer(library::load(data::read(&data)), error)
+    }
     - "newLibraryWithSource:options:error:" (_this, source: Id, options: Id, error: *mut Id) -> Id {
         library::answer(compile(source, options), error)
     }

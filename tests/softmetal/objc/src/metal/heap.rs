@@ -1,20 +1,30 @@
-//! Heaps: one block of memory that buffers are cut from.
+//! Heaps: one block of memory that buffers are cut from. Each lies between guards, and holds 0xff bytes
+//! at first, as new buffers do.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::buffer::{self, Buffer};
+use super::buffer::{self, Buffer, GUARD};
 use super::{Label, device};
 use crate::control;
 use crate::runtime::abort::abort;
 use crate::runtime::class::{class, methods};
+use crate::runtime::encode::SizeAndAlign;
 use crate::runtime::{Id, Ref};
 
 class!(HEAP, "SoftMTLHeap");
 class!(DESCRIPTOR, "MTLHeapDescriptor");
 
-/// The alignment of buffers in a heap.
-pub(crate) const ALIGN: usize = 256;
+/// The alignment of buffers in a heap; more than that of Apple's.
+const ALIGN: usize = 1024;
+
+/// What a buffer takes in a heap: its guard too.
+pub(crate) fn size_and_align(length: usize) -> SizeAndAlign {
+    SizeAndAlign { size: (length + GUARD).next_multiple_of(ALIGN), align: ALIGN }
+}
+
+/// `MTLHazardTrackingModeUntracked`.
+pub(crate) const UNTRACKED: usize = 1;
 
 /// `MTLHeapType`: placement heaps let the caller choose the offset.
 const PLACEMENT: isize = 1;
@@ -52,11 +62,12 @@ pub(crate) fn new(descriptor: Id) -> Id {
     let settings = *descriptor.value::<Descriptor>().0.lock().unwrap();
     // The memory of every heap can be reached here; the buffers in it keep their mode.
     let Some(memory) = buffer::new(settings.size, 0) else { return Id::NIL };
+    control().count("heaps", 1);
     Ref::new(&HEAP, Heap { memory, settings, used: Mutex::default(), label: Label::default() })
         .into_id()
 }
 
-/// Marks the part of a heap at `offset` as free. The second time is harmless.
+/// Marks the part of a heap at `offset` as free.
 pub(crate) fn give_back(heap: &Ref, offset: usize) {
     heap.value::<Heap>().used.lock().unwrap().remove(&offset);
 }
@@ -77,14 +88,26 @@ impl Heap {
 
 fn cut(this: Id, length: usize, options: usize, offset: usize) -> Id {
     let heap = this.value::<Heap>();
-    if options != heap.settings.options() && options >> 4 & 0xf != heap.settings.storage {
+    if options >> 4 & 0xf != heap.settings.storage {
         abort!("-[MTLHeap newBufferWithLength:options:]: the storage mode differs from the heap's");
     }
+    // `MTLHazardTrackingModeDefault` is untracked for a heap, and the heap's for its buffers.
+    let mode = |mode: usize| if mode == 0 { UNTRACKED } else { mode };
+    let tracking =
+        if options >> 8 & 0x3 == 0 { heap.settings.tracking } else { options >> 8 & 0x3 };
+    if mode(tracking) != mode(heap.settings.tracking) {
+        abort!(
+            "-[MTLHeap newBufferWithLength:options:]: the hazard tracking differs from the heap's"
+        );
+    }
+    let options = options & !(0x3 << 8) | mode(tracking) << 8;
     if control().take_allocation_failure() {
         return Id::NIL;
     }
-    heap.used.lock().unwrap().insert(offset, length);
-    let start = heap.memory.value::<Buffer>().range(offset, length, "a buffer in a heap");
+    let size = size_and_align(length).size;
+    heap.used.lock().unwrap().insert(offset, size);
+    let start = heap.memory.value::<Buffer>().range(offset, size, "a buffer in a heap");
+    control().count("heap_buffers", 1);
     let owner = this.required("the heap");
     buffer::in_heap(owner, start, offset, length, options).into_id()
 }
@@ -95,7 +118,8 @@ methods! { install_heap for HEAP;
         if heap.settings.kind == PLACEMENT {
             abort!("-[MTLHeap newBufferWithLength:options:]: a placement heap wants an offset");
         }
-        match heap.gaps().into_iter().find(|(_, room)| *room >= length) {
+        let size = size_and_align(length).size;
+        match heap.gaps().into_iter().find(|(_, room)| *room >= size) {
             Some((offset, _)) => cut(this, length, options, offset),
             None => Id::NIL,
         }

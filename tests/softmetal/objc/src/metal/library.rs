@@ -1,4 +1,4 @@
-//! Libraries and functions: source through the kernel emulator.
+//! Libraries and functions: source, or what stands for a compiled library, through the kernel emulator.
 
 use std::sync::Arc;
 
@@ -54,6 +54,21 @@ pub(crate) fn compile(source: &str, options: &Chosen) -> Result<Ref, Ref> {
     match shader::compile(&full, options.fast_math) {
         Ok(library) => Ok(Ref::new(&LIBRARY, Loaded { library, label: Label::default() })),
         Err(text) => Err(failure(COMPILE_FAILURE, &format!("program_source:{text}"))),
+    }
+}
+
+/// What a library in a file begins with. Apple's go on with code for GPUs, these with their source, as the
+/// stand-in for Apple's compiler leaves it (`fake-tools/xcrun`).
+const MAGIC: &[u8] = b"MTLB\n";
+
+/// Takes a library that was compiled before.
+pub(crate) fn load(bytes: &[u8]) -> Result<Ref, Ref> {
+    control().count("library_loads", 1);
+    let source = bytes.strip_prefix(MAGIC).and_then(|source| std::str::from_utf8(source).ok());
+    let source = source.ok_or_else(|| failure(COMPILE_FAILURE, "Invalid library file"))?;
+    match shader::compile(source, false) {
+        Ok(library) => Ok(Ref::new(&LIBRARY, Loaded { library, label: Label::default() })),
+        Err(text) => Err(failure(COMPILE_FAILURE, &text)),
     }
 }
 

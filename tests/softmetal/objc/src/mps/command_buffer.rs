@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::foundation::string;
 use crate::metal::command_buffer::{self, CommandBuffer, Status, Work};
+use crate::metal::compute_pass::Borders;
 use crate::metal::{blit, compute};
 use crate::runtime::abort::abort;
 use crate::runtime::class::{class, methods};
@@ -62,7 +63,7 @@ methods! { install for COMMAND_BUFFER;
     - "addCompletedHandler:" (this, block: BlockPtr) { command_buffer::add_completed(root(this).id(), block) }
     - "status" (this) -> usize { work(this).status() as usize }
     - "error" (this) -> Id { work(this).error().map_or(Id::NIL, Ref::autorelease) }
-    - "computeCommandEncoder" (this) -> Id { compute::new(&work(this), false).autorelease() }
+    - "computeCommandEncoder" (this) -> Id { compute::new(&work(this), false, Borders::default()).autorelease() }
     - "blitCommandEncoder" (this) -> Id { blit::new(&work(this)).autorelease() }
     - "label" (_this) -> Id { string::make("MPSCommandBuffer").autorelease() }
 }

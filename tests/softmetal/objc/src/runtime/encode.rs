@@ -25,7 +25,7 @@ encodings! {
     usize => "Q", isize => "q", u64 => "Q", i64 => "q", u32 => "I", i32 => "i", u16 => "S", i16 => "s",
     u8 => "C", i8 => "c", f32 => "f", f64 => "d",
     *const Id => "^@", *mut Id => "^@", *const c_void => "^v", *mut c_void => "^v",
-    *const c_char => "*", *const usize => "^Q", *mut usize => "^Q", *mut isize => "^q",
+    *const c_char => "*", *const usize => "^Q", *mut usize => "^Q", *mut isize => "^q", *mut u64 => "^Q",
     *const f32 => "^f",
 }
 

@@ -6,9 +6,11 @@
 
 mod aborts;
 mod compute;
+mod counters;
 mod faults;
 mod foundation;
 mod graph;
+mod heap;
 mod matrix;
 mod metal;
 mod runtime;

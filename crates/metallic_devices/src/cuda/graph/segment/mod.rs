@@ -11,9 +11,7 @@ use std::any::Any;
 
 use metallic::Result;
 use metallic::dispatch::{Reason, Support};
-use metallic::graph::{
-    Executable, Feed, Graph, LinearNode, Node, NodeId, RopeNode, SdpaNode,
-};
+use metallic::graph::{Executable, Feed, Graph, LinearNode, Node, NodeId, RopeNode, SdpaNode};
 use metallic::op::Precision;
 use metallic::tensor::{DType, Tensor};
 

@@ -97,3 +97,17 @@ fn what_another_process_is_making_is_left_alone() {
     assert_eq!(names.len(), MAX_PACKAGES + 1);
     assert!(names.contains(&".making-1-0".to_owned()));
 }
+
+#[test]
+fn folders_of_processes_that_ended_while_they_wrote_go_after_a_day() {
+    let folder = Folder::new("abandoned-packages");
+    for (name, hours) in [(".making-7-0", 25), (".making-8-0", 23), (".making-9-1", 0)] {
+        // One that has its manifest already counts for no limit either.
+        folder.add(name, MAX_BYTES, 0);
+        let changed = SystemTime::now() - Duration::from_secs(hours * 60 * 60);
+        File::open(folder.0.dir.join(name)).unwrap().set_modified(changed).unwrap();
+    }
+    folder.add("package", 10, 0);
+    folder.0.prune().unwrap();
+    assert_eq!(folder.names(), [".making-8-0", ".making-9-1", "package"]);
+}
