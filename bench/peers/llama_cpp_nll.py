@@ -58,7 +58,7 @@ def metallic(args, text_of_tokens, flags):
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Mean NLL of a text under llama.cpp and Metallic")
     parser.add_argument("model", type=Path, help="a GGUF file")
-    parser.add_argument("text", type=Path, nargs="?", default=runs.ROOT / "ARCHITECTURE.md")
+    parser.add_argument("text", type=Path, nargs="?", default=Path(__file__).with_name("text.txt"))
     parser.add_argument("-t", "--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("-n", "--tokens", type=int, default=2000, help="at most so many")
     parser.add_argument("--binary", type=Path, default=runs.ROOT / "target/release/metallic")
