@@ -1,8 +1,8 @@
 //! What `auto` runs on the CPU, by phase and length.
 //!
 //! Each class carries the ratio of legacy's time to graph's, measured side by side on two AVX-512
-//! cores with 14/2, 9/3, 28/4 and 8/8 heads of 64 and 128, f16 and f32 keys (medians of nine).
-//! The ranges are over shapes. Quantised keys are a class of their own.
+//! cores with 14/2, 9/3, 28/4 and 8/8 heads of 64 and 128, f16 and f32 keys, at most 4096 of them
+//! (`metallic bench sdpa`, bench/runs/2026-11-23-amd-epyc-2c/classes.txt). The ranges are over shapes. Quantised keys are a class of their own.
 
 use metallic::dispatch::{Backend, Preference};
 use metallic::op::{Phase, SdpaSpec};
@@ -23,24 +23,24 @@ const fn graph(phase: Phase, q_bucket: usize, kv_bucket: usize, reason: &'static
 
 /// The first class that holds a call decides.
 const CLASSES: [Class; 4] = [
-    graph(Phase::Decode, 1, 512, "decode, kv <= 512: graph 0.9 to 1.7 times as fast as legacy"),
+    graph(Phase::Decode, 1, 512, "decode, kv <= 512: graph 2.7 to 4.3 times as fast as legacy"),
     graph(
         Phase::Decode,
         1,
         usize::MAX,
-        "decode, kv > 512: graph 1.1 to 1.8 times as fast as legacy",
+        "decode, kv > 512: graph 2.6 to 4.5 times as fast as legacy",
     ),
     graph(
         Phase::Prefill,
         16,
         usize::MAX,
-        "prefill, q <= 16: graph 0.8 to 2.6 times as fast as legacy",
+        "prefill, q <= 16: graph 1.2 to 2.3 times as fast as legacy",
     ),
     graph(
         Phase::Prefill,
         usize::MAX,
         usize::MAX,
-        "prefill, q > 16: graph 1.9 to 5.1 times as fast as legacy",
+        "prefill, q > 16: graph 2.0 to 4.9 times as fast as legacy",
     ),
 ];
 
