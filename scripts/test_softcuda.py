@@ -188,7 +188,15 @@ def prompt(binary, folder):
         passed &= right
         verdict = "ok      " if right else "FAILED  "
         print(f"{verdict} prompt {' '.join(words)}: {len(got)} tokens, largest difference {worst:.1e}; {sorted(ran)}")
-    return passed
+    # Kernel by kernel: the same numbers, and a time for each launch.
+    plain, words = values("--device", "cuda", env=environment), ["--device", "cuda", "--profile", "latency"]
+    right = values(*words, "--metrics", str(events), env=environment) == plain
+    records = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    timed = [r for r in records if r["event"] == "KernelTimed"]
+    kernels = {(r["op"], r["kernel"]) for r in timed}
+    right &= {("linear", "cublasLtMatmul"), ("many_rows", "norm_halves")} <= kernels and len(timed) > len(kernels)
+    print(f"{'ok      ' if right else 'FAILED  '} prompt, kernel by kernel: {len(timed)} launches of {len(kernels)} kernels")
+    return passed and right
 
 
 def main():

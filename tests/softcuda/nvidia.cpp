@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,7 @@ struct Index {
     unsigned x, y, z;
 };
 using Address = unsigned long long;
+using Clock = std::chrono::steady_clock;
 
 static void *memory(size_t bytes) {
     void *start = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
@@ -57,9 +60,16 @@ int cuStreamCreate(void **stream, unsigned) {
 int cuStreamDestroy_v2(void *) { return 0; }
 int cuStreamSynchronize(void *) { return 0; }
 int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
-int cuEventCreate(void **event, unsigned) { return *event = (void *)1, 0; }
-int cuEventDestroy_v2(void *) { return 0; }
-int cuEventRecord(void *, void *) { return 0; }
+int cuEventCreate(void **event, unsigned) { return *event = new Clock::time_point, 0; }
+int cuEventDestroy_v2(void *event) { return delete (Clock::time_point *)event, 0; }
+int cuEventRecord(void *event, void *) { return *(Clock::time_point *)event = Clock::now(), 0; }
+int cuEventElapsedTime_v2(float *ms, void *start, void *end) {
+    const auto passed = *(Clock::time_point *)end - *(Clock::time_point *)start;
+    return *ms = std::chrono::duration<float, std::milli>(passed).count(), 0;
+}
+int cuLaunchHostFunc(void *, void (*function)(void *), void *with) {
+    return std::thread(function, with).detach(), 0;
+}
 int cuEventSynchronize(void *) { return 0; }
 int cuEventQuery(void *) { return 0; }
 int cuGetErrorName(int, const char **name) { return *name = "softcuda", 0; }

@@ -9,6 +9,7 @@ pub use step::{STEP, StepSpec, unique_id};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use metallic_instrumentation::{MetricEvent, Recorder};
 
@@ -29,6 +30,8 @@ pub struct Context {
     tally: Mutex<Tally>,
     /// Choices so far, while they are explained and not run.
     explaining: Mutex<Option<Vec<Explanation>>>,
+    /// Whether each op is waited for and timed.
+    timing: bool,
     /// Held while a step is recorded: the caches watch what one recording uses.
     recording: Mutex<()>,
 }
@@ -65,7 +68,16 @@ impl Context {
         recorder: Recorder,
     ) -> Self {
         let (tally, explaining, recording) = Default::default();
-        Self { device, registry, cache, recorder, tally, explaining, recording }
+        let timing = false;
+        Self { device, registry, cache, recorder, tally, explaining, timing, recording }
+    }
+
+    /// The same context, where each op runs alone and its time becomes a `KernelTimed` event: for
+    /// devices that do not time their kernels themselves.
+    #[must_use]
+    pub fn timing_ops(self) -> Self {
+        let timing = self.recorder.is_enabled();
+        Self { timing, ..self }
     }
 
     /// Runs one call: checks it, asks the registry, runs the best kernel. A graph that does not
@@ -114,7 +126,8 @@ impl Context {
                 let reason = format!("{}{failures}", candidate.reason);
                 return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
             }
-            match entry.kernel.run(&cx, spec, args) {
+            let run = || entry.kernel.run(&cx, spec, args);
+            match if self.timing { self.timed(O::ID, entry.variant, run) } else { run() } {
                 Ok(()) => {
                     let reason = format!("{}{failures}", candidate.reason);
                     let (backend, variant) = (entry.backend, entry.variant);
@@ -134,6 +147,21 @@ impl Context {
             }
         }
         unreachable!("the registry returns at least one candidate, and the last one returns")
+    }
+
+    /// Runs `work`, waits for the device, and records how long both took. Nothing is on the device
+    /// before: whatever came earlier was waited for.
+    fn timed(&self, op: &str, kernel: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        work()?;
+        self.device.synchronize()?;
+        let duration_ns = start.elapsed().as_nanos() as u64;
+        self.recorder.record(|| MetricEvent::KernelTimed {
+            op: op.to_owned(),
+            kernel: kernel.to_owned(),
+            duration_ns,
+        });
+        Ok(())
     }
 
     /// Says that the following calls belong to the request `key`: where a backend is rolled out to

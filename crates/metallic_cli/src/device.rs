@@ -11,7 +11,7 @@ use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
 use metallic_devices::{GraphOptions, KINDS, KINDS_ELSEWHERE, Profile, Terms};
-use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter};
+use metallic_instrumentation::exporter::{ConsoleExporter, Exporter, JsonlExporter, TimesExporter};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::args::BackendArgs;
@@ -61,6 +61,10 @@ pub(crate) fn open_on_terms(
     let (kind, index) = parse(&args.device)?;
     if args.verbose {
         policy::describe(&policies).iter().for_each(|line| note!("{line}"));
+    }
+    let mut listeners = listeners;
+    if args.profile == Some(Profile::Latency) {
+        listeners.push(Box::new(TimesExporter::new(io::stderr())));
     }
     let recorder = recorder(args.metrics.as_deref(), listeners)?;
     if kind != "cpu" && args.threads.is_some() {
@@ -131,23 +135,20 @@ pub(crate) fn open_device(
     policies: Policies,
     recorder: Recorder,
 ) -> Result<Context> {
+    let profile = options.profile.unwrap_or_default();
     let context = match kind {
         "metal" => {
-            let profile = options.profile.unwrap_or_default();
             let graph = graph_options(options.terms)?;
             let options = MetalOptions { profile, graph, ..MetalOptions::default() };
             MetalDevice::context(options, policies, recorder)?
         }
-        _ if options.profile == Some(Profile::Latency) => {
-            let expected = format!("throughput on {kind}, where latency has no meaning yet");
-            return Err(Error::BadFlag { flag: "--profile", got: "latency".into(), expected });
-        }
-        "cuda" => CudaDevice::context(index, policies, recorder)?,
+        "cuda" => CudaDevice::context(index, profile, policies, recorder)?,
         _ => {
             let defaults = CpuOptions::default();
             let threads = options.threads.unwrap_or(defaults.threads);
             let level = options.level.unwrap_or(defaults.level);
-            CpuDevice::context(CpuOptions { threads, level }, policies, recorder)
+            let context = CpuDevice::context(CpuOptions { threads, level }, policies, recorder);
+            if profile == Profile::Latency { context.timing_ops() } else { context }
         }
     };
     context.registry().check_engine().map_err(|error| policy::of_key(error, &context))?;

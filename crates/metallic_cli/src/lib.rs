@@ -18,6 +18,7 @@ mod metrics_file;
 mod model;
 mod physical_memory;
 mod policy;
+mod progress;
 mod session;
 
 mod interrupt;

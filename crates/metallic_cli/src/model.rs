@@ -16,6 +16,7 @@ use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
 use crate::output::{note, printable};
+use crate::progress::Upload;
 use crate::{memory, physical_memory};
 
 /// A model's files, tokenizer and weights.
@@ -115,7 +116,10 @@ pub(crate) fn load(ctx: &Context, args: &ModelArgs, exact: bool, verbose: bool) 
     let tokenizer = files.tokenizer()?;
     memory::check_weights(ctx.device(), &files)?;
     let precision = if exact { Precision::Exact } else { Precision::default() };
-    let model = Model::load(ctx, &files, ModelOptions { precision })?;
+    let upload = Upload::new(files.tensors().bytes(), ctx.device().id().to_string());
+    let add = |bytes| upload.add(bytes);
+    let model = Model::load_with(ctx, &files, ModelOptions { precision }, &add)?;
+    drop(upload);
     if verbose {
         let (name, config) = (files.name(), files.config());
         let quantization = files.quantization();

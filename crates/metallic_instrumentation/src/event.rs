@@ -78,7 +78,7 @@ pub enum MetricEvent {
         /// Whether it may run on graph.
         graph: bool,
     },
-    /// A step inside an op, as `sdpa_compile` or `sdpa_encode`.
+    /// A step inside an op, as `sdpa_compile` or `sdpa_encode`; a command buffer of a GPU.
     InternalKernelCompleted {
         /// The op.
         parent_op: String,
@@ -86,6 +86,15 @@ pub enum MetricEvent {
         internal_kernel: String,
         /// Its duration.
         duration_us: u64,
+    },
+    /// A kernel ran alone and was timed (`--profile latency`).
+    KernelTimed {
+        /// The op, or the file of the kernel where the device times each kernel of an op.
+        op: String,
+        /// The kernel's name.
+        kernel: String,
+        /// Its duration, on the device where that tells the time.
+        duration_ns: u64,
     },
     /// A tensor could not be given to a graph as it lies, and was copied on the device.
     GraphOperandCopied {

@@ -4,6 +4,10 @@
 //! measured (`metallic tune`), nor what a device knows of its own.
 
 use super::policy::PolicySource;
+use super::registry::{KernelBackendRegistry, KernelEntry};
+use super::{Backend, Candidate};
+use crate::error::{Error, Result};
+use crate::op::Op;
 
 /// An engine that was demanded, by whom. It binds ops that have one of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +25,61 @@ pub struct EnginePreference {
     pub engine: &'static str,
     /// Why, as `measured: 0.9 of fused's time`.
     pub reason: String,
+}
+
+impl KernelBackendRegistry {
+    /// The engines of all ops, in the order of registration.
+    pub fn engines(&self) -> Vec<&'static str> {
+        let mut engines = Vec::new();
+        for &(_, backend, variant) in &self.listing {
+            if backend == Backend::Graph && !engines.contains(&variant) {
+                engines.push(variant);
+            }
+        }
+        engines
+    }
+
+    /// Whether the demanded engine, if any, is one of the device's.
+    ///
+    /// # Errors
+    /// [`Error::UnknownValue`] with the names there are.
+    pub fn check_engine(&self) -> Result<()> {
+        let Some(EngineChoice { name, source }) = &self.policies.engine else { return Ok(()) };
+        let engines = self.engines();
+        if engines.contains(&name.as_str()) {
+            return Ok(());
+        }
+        let accepted = format!("auto, {} (on {})", engines.join(", "), self.device).into();
+        Err(Error::UnknownValue { setting: source.to_string(), value: name.clone(), accepted })
+    }
+
+    /// The demanded engine, where one of `entries` has its name.
+    pub(super) fn demanded_engine<O: Op>(
+        &self,
+        entries: &[KernelEntry<O>],
+    ) -> Option<&EngineChoice> {
+        let engine = self.policies.engine.as_ref()?;
+        let is_it = |entry: &KernelEntry<O>| is_engine(entry, &engine.name);
+        entries.iter().any(is_it).then_some(engine)
+    }
+
+    /// Puts the engine that the device prefers before the other engines.
+    pub(super) fn order_engines<O: Op>(&self, candidates: &mut [Candidate<'_, O>], spec: &O::Spec) {
+        let is_graph = |candidate: &Candidate<'_, O>| candidate.entry.backend == Backend::Graph;
+        let Some(first) = candidates.iter().position(is_graph) else { return };
+        let prefer = self.set::<O>().and_then(|set| set.prefer_engine.as_ref());
+        let Some(preference) = prefer.and_then(|prefer| prefer(spec)) else { return };
+        let named = |candidate: &Candidate<'_, O>| is_engine(candidate.entry, preference.engine);
+        if let Some(at) = candidates.iter().position(named) {
+            candidates[first..=at].rotate_right(1);
+            let EnginePreference { engine, reason } = preference;
+            let candidate = &mut candidates[first];
+            candidate.reason = format!("{}; engine {engine}: {reason}", candidate.reason);
+        }
+    }
+}
+
+/// Whether `entry` is the engine of that name.
+pub(super) fn is_engine<O: Op>(entry: &KernelEntry<O>, name: &str) -> bool {
+    entry.backend == Backend::Graph && entry.variant == name
 }

@@ -1,17 +1,21 @@
 //! Who runs an op: backends, what they support, what was asked for, what was chosen and why.
 
+mod choice;
 mod engine;
 mod kernel;
 mod policy;
 mod registry;
 mod rollout;
+mod segments;
 mod support;
 
+pub use choice::{Candidate, Preference, Selection};
 pub use engine::{EngineChoice, EnginePreference};
 pub use kernel::{ExecCx, KernelInvocable};
-pub use policy::{Policies, Policy, PolicyChoice, PolicySource, Segments, SegmentsChoice};
-pub use registry::{Candidate, KernelBackendRegistry, KernelEntry, Preference, Selection};
+pub use policy::{Policies, Policy, PolicyChoice, PolicySource};
+pub use registry::{KernelBackendRegistry, KernelEntry};
 pub use rollout::{Draw, RolloutChoice, Share};
+pub use segments::{Segments, SegmentsChoice};
 pub use support::{Reason, Support};
 
 use std::fmt;

@@ -5,8 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::rollout::RolloutChoice;
-use super::{Backend, EngineChoice};
+use super::{Backend, EngineChoice, RolloutChoice, SegmentsChoice};
 use crate::error::Error;
 use crate::op::{Op, Sdpa};
 use crate::segment::{AttentionBlock, DecoderStep};
@@ -79,58 +78,6 @@ pub struct PolicyChoice {
     pub source: PolicySource,
 }
 
-/// Whether models run the halves of a block, or a whole step, as one op.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Segments {
-    /// Where the device prefers it.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-    /// As [`Segments::Auto`], and whole steps of a decoder as one op.
-    Step,
-}
-
-impl Segments {
-    const ALL: [(&'static str, Segments); 4] = [
-        ("auto", Segments::Auto),
-        ("on", Segments::On),
-        ("off", Segments::Off),
-        ("step", Segments::Step),
-    ];
-}
-
-impl fmt::Display for Segments {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(_, segments)| segments == self);
-        f.pad(name.map_or("", |(name, _)| name))
-    }
-}
-
-impl FromStr for Segments {
-    type Err = Error;
-
-    fn from_str(value: &str) -> Result<Self, Error> {
-        let found = Self::ALL.iter().find(|(name, _)| *name == value);
-        found.map(|(_, segments)| *segments).ok_or_else(|| Error::UnknownValue {
-            setting: "segments".to_owned(),
-            value: value.to_owned(),
-            accepted: "auto, on, off, step".into(),
-        })
-    }
-}
-
-/// A choice of segments with its source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SegmentsChoice {
-    /// The choice.
-    pub segments: Segments,
-    /// Who made it.
-    pub source: PolicySource,
-}
-
 /// The policies of all ops.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
@@ -174,7 +121,10 @@ impl Policies {
 }
 
 fn entry<'a, T>(of: &'a HashMap<&'static str, T>, op: &str) -> Option<&'a T> {
-    let holds_it = op == AttentionBlock::ID || op == DecoderStep::ID;
-    let attention = || holds_it.then(|| of.get(Sdpa::ID)).flatten();
-    of.get(op).or_else(attention)
+    of.get(op).or_else(|| holds_attention(op).then(|| of.get(Sdpa::ID)).flatten())
+}
+
+/// Whether `op` is a segment with attention in it: that is attention, so what is said of `sdpa` holds.
+pub(super) fn holds_attention(op: &str) -> bool {
+    op == AttentionBlock::ID || op == DecoderStep::ID
 }

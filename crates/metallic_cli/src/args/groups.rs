@@ -129,7 +129,8 @@ pub(crate) struct BackendArgs {
     /// Device to run on; see `metallic devices`
     #[arg(long, value_name = "DEVICE", default_value = metallic_devices::KINDS[0])]
     pub(crate) device: String,
-    /// How a GPU works: throughput, or latency (one op at a time, each timed on the GPU)
+    /// How a device works: throughput, or latency (one op at a time, each timed; a table of the times
+    /// follows at the end)
     #[arg(long, value_name = "PROFILE", value_parser = values::profile)]
     pub(crate) profile: Option<Profile>,
     /// Threads [default: all cores this process may use]

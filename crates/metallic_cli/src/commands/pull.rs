@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::Cache;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use metallic::config::process_env;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +18,7 @@ use crate::args::PullArgs;
 use crate::error::{Error, Result};
 use crate::hub::{self, Choice, HubName};
 use crate::output::note;
+use crate::progress;
 
 /// Attempts after a failed one.
 const RETRIES: usize = 3;
@@ -143,10 +144,7 @@ struct Bar(ProgressBar);
 
 impl Progress for Bar {
     fn init(&mut self, size: usize, filename: &str) {
-        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.0.set_style(style);
-        }
+        self.0.set_style(progress::style());
         if !self.0.is_hidden() {
             self.0.set_draw_target(ProgressDrawTarget::stderr());
         }

@@ -40,6 +40,24 @@ fn stdout_carries_the_text_alone_and_stderr_one_line() {
 }
 
 #[test]
+fn the_latency_profile_ends_with_a_table_of_what_each_op_took() {
+    let args = ["run", "-p", PROMPT, "-n", "4", "--temp", "0", "--profile", "latency"];
+    let run = metallic(&[&args[..], &["--segments", "off"]].concat()).ok();
+    let rows: Vec<Vec<&str>> =
+        run.stderr.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..3], ["op", "kernel", "calls"], "{}", run.stderr);
+    let sdpa = rows.iter().find(|row| row[0] == "sdpa").expect("attention is timed");
+    // A prompt and three more steps through each layer.
+    let layers = metallic(&["inspect", "--json"]).ok().json()["layers"].as_u64();
+    assert_eq!(sdpa[2].parse().ok(), layers.map(|layers| 4 * layers), "{}", run.stderr);
+    let shares = rows[1..].iter().map(|row| row[5].trim_end_matches('%').parse::<f64>().unwrap());
+    let (shares, rows) = (shares.sum::<f64>(), rows.len() as f64);
+    assert!((shares - 100.0).abs() < 0.05 * rows, "{}", run.stderr);
+    let plain = metallic(&args[..7]).ok();
+    assert_eq!(plain.stdout, run.stdout);
+}
+
+#[test]
 fn segments_are_asked_for_shown_and_follow_the_attention_backend() {
     let args = ["run", "-p", PROMPT, "-n", "20", "--temp", "0", "--exact", "--segments", "on"];
     for backend in ["legacy", "graph"] {

@@ -152,7 +152,7 @@ impl Blas {
             |address: u64| std::ptr::with_exposed_provenance_mut::<c_void>(address as usize);
         // SAFETY: the plan's descriptors are alive; the rest is the caller's promise. α and β lie
         // on the device, as the descriptor says.
-        unsafe {
+        let matmul = || unsafe {
             lt::matmul(
                 *handle,
                 plan.description,
@@ -171,8 +171,8 @@ impl Blas {
                 WORKSPACE,
                 self.stream.raw().cast(),
             )
-        }
-        .map_err(failed)
+        };
+        self.stream.timed("linear", "cublasLtMatmul", || matmul().map_err(failed))
     }
 }
 

@@ -20,8 +20,10 @@ use super::error::{Doing, device_error};
 use super::gpu::Gpu;
 use super::graph::{ENGINES, guess};
 use super::libraries::{Component, library};
+use super::profiler::Profiler;
 use super::recording::Recording;
 use super::staging::Staging;
+use crate::Profile;
 use crate::engines::{EngineTable, machine, preference};
 use crate::process::map_file;
 
@@ -48,21 +50,32 @@ impl CudaDevice {
     /// # Errors
     /// [`metallic::Error::Device`] when there is no driver or no such device, with what is missing.
     pub fn new(index: u32) -> Result<Self> {
+        Self::open(index, None)
+    }
+
+    fn open(index: u32, profiler: Option<Profiler>) -> Result<Self> {
         let id = DeviceId { kind: "cuda", index };
         if let Err(reason) = &library(Component::Driver).state {
             return Err(device_error(id, "open", format!("no driver: {reason}")));
         }
-        let gpu = Gpu::open(index)?;
+        let gpu = Gpu::open(index, profiler)?;
         let staging = Staging::new(Arc::clone(&gpu.stream));
         Ok(Self { gpu, staging })
     }
 
-    /// A context on device number `index` with all its kernels.
+    /// A context on device number `index` with all its kernels, each of which is timed in
+    /// [`Profile::Latency`] if somebody listens to `recorder`.
     ///
     /// # Errors
     /// As [`CudaDevice::new`].
-    pub fn context(index: u32, policies: Policies, recorder: Recorder) -> Result<Context> {
-        let device = Self::new(index)?;
+    pub fn context(
+        index: u32,
+        profile: Profile,
+        policies: Policies,
+        recorder: Recorder,
+    ) -> Result<Context> {
+        let timed = profile == Profile::Latency && recorder.is_enabled();
+        let device = Self::open(index, timed.then(|| Profiler::new(recorder.clone())))?;
         let mut registry = KernelBackendRegistry::new(device.id(), policies);
         super::register(&mut registry, &device.gpu);
         let machine = machine(&device);
@@ -169,7 +182,7 @@ impl Device for CudaDevice {
     }
 
     fn records(&self) -> bool {
-        true
+        !self.gpu.stream.is_profiled()
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Executable>> {

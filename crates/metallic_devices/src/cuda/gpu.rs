@@ -13,6 +13,7 @@ use super::blas::Blas;
 use super::buffer::{CudaBuffer, MemoryPool};
 use super::error::{Doing, device_error};
 use super::module::{Function, LaunchShape, Modules, Param};
+use super::profiler::Profiler;
 use super::stream::Stream;
 
 /// One device. Kernels share it through `Arc`.
@@ -27,12 +28,12 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
-    /// Opens device number `index`.
+    /// Opens device number `index`, with `profiler` for its kernels if there is one.
     ///
     /// # Errors
     /// When the driver cannot open it.
-    pub(crate) fn open(index: u32) -> Result<Arc<Self>> {
-        let stream = Stream::open(index)?;
+    pub(crate) fn open(index: u32, profiler: Option<Profiler>) -> Result<Arc<Self>> {
+        let stream = Stream::open(index, profiler)?;
         let memory = MemoryPool::new(Arc::clone(&stream));
         let modules = Modules::new(Arc::clone(&stream));
         let blas = Blas::open(&stream, &memory);

@@ -11,6 +11,7 @@
 //! - [`buffer::CudaBuffer`], [`buffer::device_ptr`], [`view::View`]: tensors as addresses. Scratch
 //!   memory is `gpu.workspace(bytes)?`, dropped after the last launch that uses it.
 //! - [`sources`]: a new `.cu` file is one line in `SOURCES`; its variants are lines in the file.
+//! - [`profiler`]: times of single kernels.
 //! - [`recording`]: work that is captured once and replayed as one launch.
 //! - [`libraries`]: what is installed. [`compile`]: NVRTC behind the disk cache. [`module`]: loaded
 //!   code. [`staging`]: copies. [`blas`]: cuBLASLt.
@@ -26,6 +27,7 @@ mod legacy;
 mod libraries;
 pub mod limits;
 mod module;
+mod profiler;
 mod recording;
 mod sources;
 mod staging;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::NoUninit;
+use cudarc::driver::DriverError;
 use cudarc::driver::result::{function, launch_kernel, module};
 use cudarc::driver::sys::{
     self, CUfunction, CUfunction_attribute_enum, CUlaunchAttribute, CUlaunchAttributeID,
@@ -55,6 +56,8 @@ impl<'a> Param<'a> {
 /// Loaded machine code.
 struct Module {
     raw: CUmodule,
+    /// The kernel file.
+    source: &'static str,
     stream: Arc<Stream>,
 }
 
@@ -105,7 +108,7 @@ impl Function {
         let LaunchShape { grid: [x, y, z], block: [bx, by, bz], shared_bytes } = shape;
         // SAFETY: the module is loaded; the rest is the caller's promise. Parameters are copied
         // before the call returns.
-        unsafe {
+        let launch = || unsafe {
             launch_kernel(
                 self.raw(),
                 (x, y, z),
@@ -114,9 +117,21 @@ impl Function {
                 stream.raw(),
                 &mut values,
             )
-        }
-        .doing(stream.id(), "launch", || {
-            format!("{} with {shape:?} on stream {:?}", self.name, stream.raw())
+        };
+        self.put(shape, launch)
+    }
+
+    /// Calls `launch`, which puts the kernel on the stream.
+    fn put(
+        &self,
+        shape: LaunchShape,
+        launch: impl FnOnce() -> Result<(), DriverError>,
+    ) -> Result<()> {
+        let stream = &self.module.stream;
+        stream.timed(self.module.source, self.name, || {
+            launch().doing(stream.id(), "launch", || {
+                format!("{} with {shape:?} on stream {:?}", self.name, stream.raw())
+            })
         })
     }
 
@@ -196,12 +211,10 @@ impl Function {
         };
         // SAFETY: the module is loaded and the attribute lives beyond the call; the rest is the
         // caller's promise. Parameters are copied before the call returns.
-        let code = unsafe {
+        let mut launch = || unsafe {
             sys::cuLaunchKernelEx(&config, self.raw(), values.as_mut_ptr(), std::ptr::null_mut())
         };
-        code.result().doing(stream.id(), "launch", || {
-            format!("{} with {shape:?} on stream {:?}", self.name, stream.raw())
-        })
+        self.put(shape, || launch().result())
     }
 
     /// Allows blocks more than 48 KiB of dynamic shared memory.
@@ -306,7 +319,8 @@ impl Modules {
             "load a kernel",
             || format!("{}.cu {variant}", source.name),
         )?;
-        let module = Arc::new(Module { raw, stream: Arc::clone(&self.stream) });
+        let module =
+            Arc::new(Module { raw, source: source.name, stream: Arc::clone(&self.stream) });
         Ok(LoadedModule { module, functions: HashMap::new() })
     }
 }

@@ -12,6 +12,7 @@ use metallic::Result;
 use metallic::device::DeviceId;
 
 use super::error::{Doing, device_error};
+use super::profiler::Profiler;
 
 /// What kernels must know of the chip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(crate) struct Stream {
     /// The mark of the thread that records; 0 for none.
     recording: AtomicUsize,
     properties: Properties,
+    /// Where each kernel runs alone and is timed.
+    profiler: Option<Profiler>,
 }
 
 /// A number of this thread that no other living thread has, above 0.
@@ -60,11 +63,11 @@ fn thread_mark() -> usize {
 }
 
 impl Stream {
-    /// The stream of device number `index`.
+    /// The stream of device number `index`, where `profiler` times each kernel if there is one.
     ///
     /// # Errors
     /// When the driver has no such device, or cannot open it.
-    pub(crate) fn open(index: u32) -> Result<Arc<Self>> {
+    pub(crate) fn open(index: u32, profiler: Option<Profiler>) -> Result<Arc<Self>> {
         let id = DeviceId { kind: "cuda", index };
         let opening = |what: &'static str| move || what.to_owned();
         let context =
@@ -88,7 +91,7 @@ impl Stream {
             memory_bytes: context.total_mem().doing(id, "open", opening("the memory size"))?,
         };
         let recording = AtomicUsize::new(0);
-        Ok(Arc::new(Self { id, context, stream, recorder, recording, properties }))
+        Ok(Arc::new(Self { id, context, stream, recorder, recording, properties, profiler }))
     }
 
     /// The device.
@@ -142,6 +145,28 @@ impl Stream {
     pub(crate) fn end_recording(&self) -> CUstream {
         self.recording.store(0, Ordering::Release);
         self.recorder.cu_stream()
+    }
+
+    /// Whether each kernel runs alone and is timed.
+    pub(crate) fn is_profiled(&self) -> bool {
+        self.profiler.is_some()
+    }
+
+    /// Calls `launch`, which puts kernel `kernel` of `op` on the stream; times it where that was asked
+    /// for.
+    ///
+    /// # Errors
+    /// What `launch` reports; what timing reports.
+    pub(crate) fn timed(
+        &self,
+        op: &str,
+        kernel: &str,
+        launch: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        match &self.profiler {
+            Some(profiler) if !self.is_recording() => profiler.time(self, (op, kernel), launch),
+            _ => launch(),
+        }
     }
 
     /// Makes the context this thread's. Every call into the driver needs it; it costs nothing when

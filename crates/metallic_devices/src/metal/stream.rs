@@ -191,7 +191,11 @@ impl Inner {
         let outcome = submission.wait();
         self.timeline.complete(submission.sequence);
         if self.options.profile == Profile::Throughput {
-            self.record("command_buffer", "gpu", submission.gpu_us());
+            self.recorder.record(|| MetricEvent::InternalKernelCompleted {
+                parent_op: "command_buffer".to_owned(),
+                internal_kernel: "gpu".to_owned(),
+                duration_us: submission.gpu_us().round() as u64,
+            });
         }
         if let Err(error) = outcome {
             state.failure.get_or_insert(error);
@@ -234,12 +238,12 @@ impl Inner {
         timestamps.durations(done.timed.len(), before?)
     }
 
-    /// Records a time on the GPU, in microseconds.
-    fn record(&self, parent_op: &str, internal_kernel: &str, us: f64) {
-        self.recorder.record(|| MetricEvent::InternalKernelCompleted {
-            parent_op: parent_op.to_owned(),
-            internal_kernel: internal_kernel.to_owned(),
-            duration_us: us.round() as u64,
+    /// Records a kernel's time on the GPU, in microseconds.
+    fn record(&self, op: &str, kernel: &str, us: f64) {
+        self.recorder.record(|| MetricEvent::KernelTimed {
+            op: op.to_owned(),
+            kernel: kernel.to_owned(),
+            duration_ns: (us * 1e3).round() as u64,
         });
     }
 }

@@ -10,6 +10,7 @@ use metallic::dispatch::{
 use metallic::op::{Add, AddArgs};
 use metallic::tensor::{DType, Tensor};
 use metallic::{Context, Error, Result};
+use metallic_devices::Profile;
 use metallic_devices::cuda::{Component, CudaDevice, library};
 use metallic_instrumentation::Recorder;
 use metallic_testkit::cases::block::blocks;
@@ -27,7 +28,10 @@ fn gpu(test: &str, policies: Policies) -> Option<Context> {
         not_run(test, "there is no GPU");
         return None;
     }
-    Some(CudaDevice::context(0, policies, Recorder::disabled()).expect("the GPU opens"))
+    Some(
+        CudaDevice::context(0, Profile::default(), policies, Recorder::disabled())
+            .expect("the GPU opens"),
+    )
 }
 
 fn forced(backend: Backend) -> Policies {

@@ -1,12 +1,14 @@
-//! Where events go: a file of JSON lines, a console, a channel.
+//! Where events go: a file of JSON lines, a console, a table of times, a channel.
 
 mod channel;
 mod console;
 mod jsonl;
+mod times;
 
 pub use channel::ChannelExporter;
 pub use console::ConsoleExporter;
 pub use jsonl::JsonlExporter;
+pub use times::TimesExporter;
 
 use std::io;
 

@@ -70,10 +70,24 @@ impl Model {
     /// # Errors
     /// A missing tensor, one of another shape, or no memory on the device.
     pub fn load(ctx: &Context, files: &ModelFiles, options: ModelOptions) -> Result<Self> {
+        Self::load_with(ctx, files, options, &|_| {})
+    }
+
+    /// As [`Model::load`]; `loaded` is called with the bytes of each matrix that is there, for a bar
+    /// of progress.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with(
+        ctx: &Context,
+        files: &ModelFiles,
+        options: ModelOptions,
+        loaded: &dyn Fn(usize),
+    ) -> Result<Self> {
         let _span = tracing::debug_span!("load", model = files.name()).entered();
         let config = files.config().clone();
         let rotations = Rotations::new(&config.rope);
-        let (id, weights) = (unique_id(), Weights::load(ctx, files)?);
+        let (id, weights) = (unique_id(), Weights::load(ctx, files, loaded)?);
         Ok(Self { weights, rotations, config, options, id })
     }
 

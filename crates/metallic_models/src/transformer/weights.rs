@@ -37,9 +37,11 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn load(ctx: &Context, files: &ModelFiles) -> Result<Self> {
+    /// Puts every tensor of `files` on the device; `loaded` learns the bytes of each matrix that is
+    /// there.
+    pub(super) fn load(ctx: &Context, files: &ModelFiles, loaded: &dyn Fn(usize)) -> Result<Self> {
         let config = files.config();
-        let loader = Loader { ctx, files };
+        let loader = Loader { ctx, files, loaded };
         let token_embd = loader.matrix("token_embd.weight", config.vocab, config.hidden)?;
         let output = if config.tied_output {
             token_embd.clone()
@@ -56,6 +58,7 @@ impl Weights {
 struct Loader<'a> {
     ctx: &'a Context,
     files: &'a ModelFiles,
+    loaded: &'a dyn Fn(usize),
 }
 
 impl Loader<'_> {
@@ -96,7 +99,9 @@ impl Loader<'_> {
     /// A matrix as stored, without a copy where the device can.
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let info = self.files.tensor_shaped(name, &[rows, cols])?;
-        Ok(self.ctx.import(info.dtype, [rows, cols], info.bytes.clone())?)
+        let tensor = self.ctx.import(info.dtype, [rows, cols], info.bytes.clone())?;
+        (self.loaded)(info.bytes.len());
+        Ok(tensor)
     }
 
     /// A norm or a bias, as f32.

@@ -244,3 +244,14 @@ fn an_interrupted_prompt_counts_the_tokens_it_processed() {
     assert_eq!(generation.stop, StopReason::Interrupted);
     assert_eq!((generation.prompt_tokens, generator.tokens().len()), (8, 8));
 }
+
+#[test]
+fn loading_tells_of_every_matrix() {
+    let (ctx, files) = (context(Backend::Graph), tiny::model().unwrap());
+    let loaded = std::cell::Cell::new(0);
+    let add = |bytes| loaded.set(loaded.get() + bytes as u64);
+    Model::load_with(&ctx, &files, ModelOptions::default(), &add).unwrap();
+    let vectors = files.tensors().iter().filter(|tensor| tensor.shape.len() < 2);
+    let vectors: u64 = vectors.map(|tensor| tensor.byte_len() as u64).sum();
+    assert_eq!(loaded.get(), files.tensors().bytes() - vectors);
+}

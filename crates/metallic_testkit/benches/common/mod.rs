@@ -6,10 +6,10 @@ use criterion::Criterion;
 use metallic::Context;
 use metallic::config::process_env;
 use metallic::dispatch::Policies;
-use metallic_devices::KINDS;
 use metallic_devices::cpu::{CpuDevice, CpuOptions};
 use metallic_devices::cuda::CudaDevice;
 use metallic_devices::metal::{MetalDevice, MetalOptions};
+use metallic_devices::{KINDS, Profile};
 use metallic_instrumentation::Recorder;
 
 /// Names the device that is measured; without it, the one that `metallic run` takes here.
@@ -21,7 +21,9 @@ pub(crate) fn context() -> Context {
     let name = process_env(DEVICE).unwrap_or_else(|| KINDS[0].to_owned());
     match name.as_str() {
         "cpu" => CpuDevice::context(CpuOptions::default(), policies, recorder),
-        "cuda" => CudaDevice::context(0, policies, recorder).expect("the GPU opens"),
+        "cuda" => {
+            CudaDevice::context(0, Profile::default(), policies, recorder).expect("the GPU opens")
+        }
         "metal" => {
             let options = MetalOptions::default();
             MetalDevice::context(options, policies, recorder).expect("the GPU opens")

@@ -36,9 +36,7 @@ fn timed(backend: Backend) -> Timed {
     let ctx = MetalDevice::context(options, policies, recorder).unwrap();
     let times = move || {
         let times = events.try_iter().filter_map(|record| match record.event {
-            MetricEvent::InternalKernelCompleted { parent_op, internal_kernel, duration_us } => {
-                Some((parent_op, internal_kernel, duration_us))
-            }
+            MetricEvent::KernelTimed { op, kernel, duration_ns } => Some((op, kernel, duration_ns)),
             _ => None,
         });
         times.collect()

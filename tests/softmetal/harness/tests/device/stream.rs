@@ -87,9 +87,7 @@ fn latency_profile_times_every_op() {
         add(&ctx, &x, &y).unwrap();
     }
     let adds = events.try_iter().filter(|record| match &record.event {
-        MetricEvent::InternalKernelCompleted { parent_op, internal_kernel, .. } => {
-            parent_op == "add" && internal_kernel == "add_f32"
-        }
+        MetricEvent::KernelTimed { op, kernel, .. } => op == "add" && kernel == "add_f32",
         _ => false,
     });
     assert_eq!(adds.count(), 3);

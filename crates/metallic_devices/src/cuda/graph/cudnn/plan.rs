@@ -102,8 +102,14 @@ impl CudnnPlan {
             .pointers(Attribute::VARIANT_PACK_DATA_POINTERS, &addresses)?
             .pointers(Attribute::VARIANT_PACK_WORKSPACE, &[workspace])?
             .finish()?;
-        // SAFETY: the caller's promise; numbers in host memory are read before the call returns.
-        let status = unsafe { (library.execute)(handle.raw(), self.plan.raw(), pack.raw()) };
+        let mut status = 0;
+        let execute = || {
+            // SAFETY: the caller's promise; numbers in host memory are read before the call returns.
+            status = unsafe { (library.execute)(handle.raw(), self.plan.raw(), pack.raw()) };
+            Ok(())
+        };
+        let timed = handle.stream().timed("sdpa", "cudnnBackendExecute", execute);
+        timed.map_err(|error| error.to_string())?;
         library.check(status, || "cudnnBackendExecute".to_owned())
     }
 }
