@@ -228,6 +228,25 @@ def main():
         assert len(access) - hits == 1 and hits >= 196, f"{hits} replays, {len(access) - hits} recordings; {plain}"
         return f"{hits} replays of one recording"
 
+    def timed():
+        events = os.path.join(folder, "timed.jsonl")
+        words = ["run", "-p", PROMPT * 8, "-n", "24", "--temp", "0", "--ignore-eos", *on]
+        want = bench.json(*words)["ids"]
+        start = time.monotonic()
+        got = bench.json(*words, "--profile", "latency", "--metrics", events)["ids"]
+        wall = time.monotonic() - start
+        with open(events, encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        times = [r["duration_ns"] / 1e9 for r in records if r["event"] == "KernelTimed"]
+        kernels = {(r["op"], r["kernel"]) for r in records if r["event"] == "KernelTimed"}
+        assert got == want, "another text than without the profile"
+        assert len(kernels) >= 8 and len(times) > 24, f"{len(times)} launches of {sorted(kernels)}"
+        # No launch is free, and all of them are part of the run.
+        seen = f"{min(times):.1e} to {max(times):.1e} s, {sum(times):.2f} s of {wall:.2f} s"
+        assert min(times) > 2e-7 and sum(times) < wall, seen
+        times.sort()
+        return f"{len(times)} launches of {len(kernels)} kernels, median {times[len(times) // 2] * 1e6:.1f} µs"
+
     def halves(kind, rows, bound):
         def run():
             events = os.path.join(folder, "halves.jsonl")
@@ -330,6 +349,7 @@ def main():
         for tool in ["memcheck", "racecheck"]:
             bench.step(f"{tool}, one kernel a step", sanitizer(tool, step_run))
     bench.step("steps are replayed", replayed)
+    bench.step("each kernel is timed", timed)
     text_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos"]
     bench.step("memcheck, replayed steps", sanitizer("memcheck", text_run))
     prompt = ["bench", "--random-weights", shape, "-p", "70", "-n", "0", "-r", "1"]
