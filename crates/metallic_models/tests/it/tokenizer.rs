@@ -223,6 +223,10 @@ fn sentencepiece_merges_by_score_and_falls_back_to_bytes() {
         assert_eq!(tokenizer.decode(&ids, true), text);
     }
     assert_eq!(tokenizer.encode("</s>", false, true).unwrap(), [2]);
+    assert_eq!(tokenizer.encode("<unk>", false, true).unwrap(), [0]);
+    let message = tokenizer.shield("<unk>");
+    let ids = tokenizer.encode_chat(&message).unwrap();
+    assert_eq!((ids[0], ids[1..].iter().all(|&id| !tokenizer.is_special(id))), (1, true));
     assert_eq!(tokenizer.vocabulary().kind(0), TokenKind::Unknown);
 
     let bare = sentencepiece(&PIECES)
