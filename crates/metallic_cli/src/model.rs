@@ -16,7 +16,7 @@ use crate::args::ModelArgs;
 use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
 use crate::output::{note, printable};
-use crate::{memory, physical_memory};
+use crate::{inputs, memory, physical_memory};
 
 /// A model's files, tokenizer and weights.
 pub(crate) struct Loaded {
@@ -49,7 +49,7 @@ pub(crate) fn open_with(
     map: &dyn Fn(&Path) -> metallic::Result<HostBytes>,
 ) -> Result<ModelFiles> {
     if let Some(config) = &args.random_weights {
-        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        let bytes = inputs::read(config)?;
         let (seed, dtype) = (args.weights_seed, args.weights_type);
         let outline = ModelFiles::random_outline(&bytes, seed, dtype)?;
         physical_memory::check("the random weights", outline.tensors().bytes() as f64)?;
@@ -89,7 +89,7 @@ fn io_error(error: metallic::Error) -> std::io::Error {
 /// As [`open_with`].
 pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
     if let Some(config) = &args.random_weights {
-        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        let bytes = inputs::read(config)?;
         return Ok(ModelFiles::random_outline(&bytes, args.weights_seed, args.weights_type)?);
     }
     let reader = CpuDevice::new(CpuOptions { threads: 1, ..CpuOptions::default() });
