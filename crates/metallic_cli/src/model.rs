@@ -31,12 +31,12 @@ pub(crate) struct Loaded {
 /// Nothing is there, or the hub model was not pulled.
 pub(crate) fn locate(args: &ModelArgs) -> Result<Option<PathBuf>> {
     let Some(name) = &args.model else { return Ok(None) };
-    if Path::new(name).exists() {
-        return Ok(Some(name.into()));
+    if name.exists() {
+        return Ok(Some(name.clone()));
     }
-    match HubName::parse(name) {
+    match name.to_str().and_then(HubName::parse) {
         Some(hub) => hub.locate(&hub::cache_folder(&process_env)?).map(Some),
-        None => Err(Error::NoSuchModel { name: name.clone() }),
+        None => Err(Error::NoSuchModel { name: name.display().to_string() }),
     }
 }
 
