@@ -124,6 +124,11 @@ pub fn process_env(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
+/// Whether the process's environment has this variable at all, if only as an empty one.
+pub fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
+}
+
 /// Resolves every op's policy: flag, then environment, then file, then `auto`.
 ///
 /// # Errors
