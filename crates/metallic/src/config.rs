@@ -2,6 +2,7 @@
 //! reads environment variables (the `METALLIC_ARG_*` twins of flags belong to the flag parser).
 
 use std::fmt;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -121,6 +122,11 @@ pub fn process_env(name: &str) -> Option<String> {
         value => value.ok()?,
     };
     (!value.is_empty()).then_some(value)
+}
+
+/// Whether the process's environment has this variable at all, if only as an empty one.
+pub fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
 }
 
 /// Resolves every op's policy: flag, then environment, then file, then `auto`.
@@ -256,17 +262,33 @@ fn file_path(env: ReadEnv<'_>) -> Option<(PathBuf, bool)> {
     Some((base.join("metallic/config.toml"), false))
 }
 
+/// Most bytes of a configuration file: what is longer is another file, or has no end.
+const MAX_BYTES: u64 = 1 << 20;
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(std::io::Error::other("it is longer than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is no UTF-8 text"))
+}
+
 /// The file at [`file_path`]; an empty one where there is none.
 fn read_file(path: Option<&(PathBuf, bool)>) -> Result<File> {
     let Some((path, named)) = path else { return Ok(File::default()) };
     let config_error = |reason: String| Error::Config { path: path.to_owned(), reason };
-    match std::fs::read_to_string(path) {
+    match read_text(path) {
         Ok(text) => toml::from_str(&text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             config_error(format!("line {line}: {}", error.message().trim_end()))
         }),
-        Err(error) if !*named && error.kind() == std::io::ErrorKind::NotFound => {
+        // A home of `/dev/null`, as services have, is no folder.
+        Err(error)
+            if !*named
+                && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
             Ok(File::default())
         }
         Err(error) => Err(config_error(error.to_string())),
@@ -388,7 +410,17 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        let env = |name: &str| (name == CONFIG_FILE).then(|| "/nowhere/metallic.toml".to_owned());
-        assert!(matches!(policies(FlagPolicies::default(), &env), Err(Error::Config { .. })));
+        let read = |variable: &'static str, path: &'static str| {
+            let env = |name: &str| (name == variable).then(|| path.to_owned());
+            policies(FlagPolicies::default(), &env)
+        };
+        assert!(matches!(read(CONFIG_FILE, "/nowhere/metallic.toml"), Err(Error::Config { .. })));
+        assert!(matches!(read(CONFIG_FILE, "/dev/null/x"), Err(Error::Config { .. })));
+        // The file that nobody named need not be there.
+        assert!(read("HOME", "/nowhere").is_ok());
+        assert!(read("HOME", "/dev/null").is_ok());
+        // A file without an end is given up.
+        let endless = read(CONFIG_FILE, "/dev/zero").unwrap_err().to_string();
+        assert!(endless.contains("longer than 1 MiB"), "{endless}");
     }
 }

@@ -152,7 +152,7 @@ pub(crate) struct PerplexityArgs {
 pub(crate) struct InspectArgs {
     /// Path, folder or hub name; without it the embedded model
     #[arg(value_name = "MODEL", conflicts_with_all = ["model", "random_weights"])]
-    pub(crate) path: Option<String>,
+    pub(crate) path: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Plan the memory of this device; see `metallic devices`
@@ -367,8 +367,7 @@ impl Command {
             _ => (None, None),
         };
         let model = model.into_iter().flat_map(|args| {
-            let named = args.model.as_ref().map(PathBuf::from);
-            [named, args.random_weights.clone()].into_iter().flatten()
+            [args.model.clone(), args.random_weights.clone()].into_iter().flatten()
         });
         model.chain(file).collect()
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
 use crate::output::{note, printable};
 use crate::progress::Upload;
-use crate::{memory, physical_memory};
+use crate::{inputs, memory, physical_memory};
 
 /// A model's files, tokenizer and weights.
 pub(crate) struct Loaded {
@@ -32,12 +32,12 @@ pub(crate) struct Loaded {
 /// Nothing is there, or the hub model was not pulled.
 pub(crate) fn locate(args: &ModelArgs) -> Result<Option<PathBuf>> {
     let Some(name) = &args.model else { return Ok(None) };
-    if Path::new(name).exists() {
-        return Ok(Some(name.into()));
+    if name.exists() {
+        return Ok(Some(name.clone()));
     }
-    match HubName::parse(name) {
+    match name.to_str().and_then(HubName::parse) {
         Some(hub) => hub.locate(&hub::cache_folder(&process_env)?).map(Some),
-        None => Err(Error::NoSuchModel { name: name.clone() }),
+        None => Err(Error::NoSuchModel { name: name.display().to_string() }),
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn open_with(
     map: &dyn Fn(&Path) -> metallic::Result<HostBytes>,
 ) -> Result<ModelFiles> {
     if let Some(config) = &args.random_weights {
-        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        let bytes = inputs::read(config)?;
         let (seed, dtype) = (args.weights_seed, args.weights_type);
         let outline = ModelFiles::random_outline(&bytes, seed, dtype)?;
         physical_memory::check("the random weights", outline.tensors().bytes() as f64)?;
@@ -90,7 +90,7 @@ fn io_error(error: metallic::Error) -> std::io::Error {
 /// As [`open_with`].
 pub(crate) fn open(args: &ModelArgs) -> Result<ModelFiles> {
     if let Some(config) = &args.random_weights {
-        let bytes = std::fs::read(config).map_err(Error::read(config))?;
+        let bytes = inputs::read(config)?;
         return Ok(ModelFiles::random_outline(&bytes, args.weights_seed, args.weights_type)?);
     }
     let reader = CpuDevice::new(CpuOptions { threads: 1, ..CpuOptions::default() });

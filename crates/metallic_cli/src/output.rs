@@ -3,6 +3,7 @@
 //! Standard output carries results alone. A reader that goes away (`| head`) ends the program
 //! without a word.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ pub(crate) fn failure(error: &Error) -> ExitCode {
     }
     // Everything was said when a text was broken off.
     if !matches!(error, Error::BrokenOff) {
-        note!("error: {}", printable(&chain(error)));
+        note!("error: {}", shortened(&printable(&chain(error))));
     }
     ExitCode::from(error.exit_code())
 }
@@ -62,6 +63,21 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// Characters of a message at its beginning and at its end that are shown.
+const SHOWN: (usize, usize) = (1000, 500);
+
+/// A message without its middle where that is long: a damaged file may name a key of megabytes.
+fn shortened(text: &str) -> Cow<'_, str> {
+    let after = text.char_indices().map(|(at, _)| at).nth(SHOWN.0);
+    let from = text.char_indices().rev().map(|(at, _)| at).nth(SHOWN.1 - 1);
+    match (after, from) {
+        (Some(after), Some(from)) if after < from => {
+            Cow::Owned(format!("{} … {}", &text[..after], &text[from..]))
+        }
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// Names and texts from damaged files, so that they stay on their line and cannot steer a terminal.
@@ -106,10 +122,20 @@ pub(crate) fn clap_error(error: &clap::Error, arguments: &[OsString]) -> ExitCod
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{printable, shortened};
 
     #[test]
     fn an_error_stays_on_its_line() {
         assert_eq!(printable("key `a\nb\u{1b}[31m\0é`"), "key `a\\nb\\u{1b}[31m\\u{0}é`");
+    }
+
+    #[test]
+    fn a_long_message_loses_its_middle() {
+        let text =
+            |middle: usize| format!("key {}{} is damaged", "é".repeat(1000), "x".repeat(middle));
+        let long = shortened(&text(100_000)).into_owned();
+        assert!(long.starts_with("key é") && long.ends_with("x is damaged") && long.len() < 4000);
+        assert_eq!(long.chars().count(), 1000 + 3 + 500);
+        assert_eq!(shortened(&text(400)), text(400));
     }
 }

@@ -1,6 +1,5 @@
 //! What flags mean for a generation: the prompt's text, the context's size, the sampler.
 
-use std::io::Read;
 use std::path::Path;
 
 use metallic::tensor::DType;
@@ -11,6 +10,7 @@ use metallic_models::transformer::config::ModelConfig;
 
 use crate::args::{ContextArgs, GenerateArgs, PromptArgs, SamplingArgs};
 use crate::error::{Error, Result};
+use crate::inputs;
 use crate::output::note;
 
 /// The context when nothing is said, as long as the model was made for that many tokens.
@@ -52,16 +52,11 @@ pub(crate) fn exact_text(args: &PromptArgs) -> Result<String> {
 /// # Errors
 /// [`Error::Read`], [`Error::NotUtf8`].
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let (bytes, what) = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let name = Path::new("standard input");
-        std::io::stdin().read_to_end(&mut bytes).map_err(Error::read(name))?;
-        (bytes, name.display().to_string())
-    } else {
-        (std::fs::read(path).map_err(Error::read(path))?, path.display().to_string())
-    };
-    String::from_utf8(bytes)
-        .map_err(|error| Error::NotUtf8 { what, offset: error.utf8_error().valid_up_to() })
+    String::from_utf8(inputs::read(path)?).map_err(|error| {
+        let standard = path == Path::new("-");
+        let what = if standard { "standard input".into() } else { path.display().to_string() };
+        Error::NotUtf8 { what, offset: error.utf8_error().valid_up_to() }
+    })
 }
 
 impl ContextArgs {

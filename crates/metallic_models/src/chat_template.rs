@@ -25,6 +25,10 @@ const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['
 
 const NAME: &str = "chat template";
 
+/// What rendering may cost: instructions, and 64 bytes of text each. Some thousand times what a
+/// conversation takes; a template without an end stops after part of a second.
+const FUEL: u64 = 10_000_000;
+
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChatMessage {
@@ -75,8 +79,10 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(syntax_error)?);
         environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_fuel(Some(FUEL));
         functions::add_to(&mut environment);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(syntax_error)?;
+        let template = functions::without_generation_marks(source);
+        environment.add_template_owned(NAME, template).map_err(syntax_error)?;
         Ok(Self {
             environment,
             source: source.to_owned(),

@@ -7,6 +7,7 @@
 mod byte_level;
 mod gguf;
 mod hf;
+mod hf_steps;
 mod pre_tokenizer;
 mod sentencepiece;
 mod shield;

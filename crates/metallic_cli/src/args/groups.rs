@@ -14,7 +14,7 @@ use super::{LogitBias, values};
 pub(crate) struct ModelArgs {
     /// File, folder or hub name (org/repo[:file or quantisation]); without it the embedded model
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
-    pub(crate) model: Option<String>,
+    pub(crate) model: Option<PathBuf>,
     /// Random weights in the shape of this config.json, for speed and comparisons
     #[arg(long, value_name = "CONFIG", value_hint = ValueHint::FilePath, conflicts_with = "model")]
     pub(crate) random_weights: Option<PathBuf>,

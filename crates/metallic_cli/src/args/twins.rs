@@ -8,7 +8,7 @@ use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use metallic::config::process_env;
+use metallic::config::is_set;
 
 /// Flags whose name means something else in another command, as (command, flag).
 const OWN: [(&str, &str); 4] =
@@ -71,7 +71,7 @@ pub(super) fn blamed(
     loop {
         let twins = command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?)));
         let twins = twins.filter_map(|(arg, name)| Some((arg, name.to_str()?.to_owned())));
-        set.extend(twins.filter(|(_, name)| process_env(name).is_some()));
+        set.extend(twins.filter(|(_, name)| is_set(name)));
         match words.next().and_then(|word| command.find_subcommand(word)) {
             Some(inner) => command = inner,
             None => break,

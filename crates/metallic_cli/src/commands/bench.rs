@@ -8,6 +8,7 @@ mod table;
 
 use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metallic::Context;
@@ -213,14 +214,14 @@ impl Setting<'_> {
         let (avg_ts, stddev_ts) = mean_and_deviation(&rates);
         let all = || std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let filename = args.model.model.as_deref().unwrap_or("(embedded)");
+        let filename = args.model.model.as_deref().unwrap_or(Path::new("(embedded)"));
         let mut row = json!({
             // llama-bench's word for a build that does not know its commit.
             "build_commit": "unknown",
             "build_version": env!("CARGO_PKG_VERSION"),
             "cpu_info": ctx.device().description(),
             "backends": ctx.device().id().kind.to_uppercase(),
-            "model_filename": filename,
+            "model_filename": filename.to_string_lossy(),
             "model_type": format!("{} {}", files.config().architecture, files.quantization()),
             "model_size": files.tensors().bytes(),
             "model_n_params": files.parameters(),

@@ -1,12 +1,13 @@
 //! Where a conversation's lines come from: a line editor with history, or piped lines.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use metallic::config::process_env;
 use rustyline::error::ReadlineError;
 
 use crate::error::{Error, Result};
+use crate::inputs;
 use crate::output::note;
 
 /// A line, or the end of the conversation.
@@ -58,10 +59,8 @@ impl Input {
                 Err(error) => Err(editor_error(error)),
             },
             Input::Piped => {
-                let mut line = String::new();
-                let read = io::stdin().read_line(&mut line);
-                let read = read.map_err(Error::read(Path::new("standard input")))?;
-                Ok(if read == 0 { Line::End } else { Line::Text(line.trim_end().to_owned()) })
+                let line = inputs::read_line()?;
+                Ok(if line.is_empty() { Line::End } else { Line::Text(line.trim_end().to_owned()) })
             }
         }
     }

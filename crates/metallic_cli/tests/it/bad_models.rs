@@ -1,10 +1,13 @@
 //! Models that are missing, cut, damaged or of another kind: one line that says which.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use metallic::tensor::{DType, HostBytes};
 use metallic_models::gguf::{GgufWriter, TensorInfo, Value};
 use metallic_models::tiny;
 
-use crate::support::{Outcome, edited, file, folder, metallic, text, with_metadata};
+use crate::support::{Outcome, binary, edited, file, folder, metallic, text, with_metadata};
 
 /// Runs a model of these bytes.
 fn run(bytes: impl AsRef<[u8]>) -> Outcome {
@@ -83,6 +86,23 @@ fn tensors_of_unknown_type_or_past_the_end() {
     let mut past = whole;
     past[offset..offset + 8].copy_from_slice(&(1u64 << 40).to_le_bytes());
     run(past).fails(1, &["tensor data", "incomplete"]);
+}
+
+#[test]
+fn a_path_need_not_be_unicode() {
+    let dir = folder();
+    let name = OsStr::from_bytes(b"caf\xe9.gguf");
+    // Some file systems, as Apple's, have no such name.
+    if std::fs::write(dir.path().join(name), with_metadata(|_, value| Some(value))).is_err() {
+        return;
+    }
+    let run = |model: &OsStr| {
+        binary().current_dir(dir.path()).arg("inspect").arg(model).output().unwrap()
+    };
+    assert!(run(name).status.success());
+    let missing = run(OsStr::from_bytes(b"\xe9"));
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8(missing.stderr).unwrap().contains("folder `\u{fffd}`;"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ fn an_error_names_the_variable_it_comes_from() {
         metallic_with(&[&["run", "-p", "a"], args].concat(), &[twin], "")
     };
     run(&[], ("METALLIC_ARG_TEMP", "abc")).fails(2, &["'abc'", "(from METALLIC_ARG_TEMP)"]);
+    run(&[], ("METALLIC_ARG_TEMP", "")).fails(2, &["''", "(from METALLIC_ARG_TEMP)"]);
     run(&[], ("METALLIC_ARG_FILE", "b")).fails(2, &["--file", "(from METALLIC_ARG_FILE)"]);
     run(&[], ("METALLIC_ARG_WEIGHTS_SEED", "1")).fails(2, &["METALLIC_ARG_WEIGHTS_SEED"]);
     // The flag wins, and is blamed for itself.

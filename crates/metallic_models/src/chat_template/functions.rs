@@ -1,5 +1,5 @@
-//! What `transformers` adds to Jinja: `raise_exception`, `strftime_now`, and `tojson` as Python
-//! writes it.
+//! What `transformers` adds to Jinja: `raise_exception`, `strftime_now`, `tojson` as Python
+//! writes it, and the tag `generation`.
 
 use std::error::Error as _;
 use std::fmt;
@@ -22,6 +22,27 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         strftime(&format, now.as_secs())
     });
     environment.add_filter("tojson", to_json);
+}
+
+/// `source` with the tags `generation` and `endgeneration` as an `if` that always holds. They mark
+/// what an assistant said, for training; the text within is written as it is.
+pub(super) fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let (tag, after) = tag.split_at(tag.find("%}").map_or(tag.len(), |end| end + 2));
+        let name = tag.trim_matches(|c: char| "{}%-+".contains(c) || c.is_whitespace());
+        match name {
+            "generation" => out.push_str(&tag.replace(name, "if true")),
+            "endgeneration" => out.push_str(&tag.replace(name, "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The message of `raise_exception`, to be found again below the engine's error.

@@ -155,9 +155,11 @@ impl Candidates {
         self.sorted = self.sorted.min(self.list.len());
     }
 
-    /// Divides the logits: above 1 flattens the distribution, below 1 sharpens it.
+    /// Divides the logits: above 1 flattens the distribution, below 1 sharpens it. Afterwards the
+    /// largest is 0, so that no temperature makes it infinite.
     pub(super) fn temperature(&mut self, temperature: f32) {
-        self.list.iter_mut().for_each(|c| c.logit /= temperature);
+        let max = self.max();
+        self.list.iter_mut().for_each(|c| c.logit = (c.logit - max) / temperature);
     }
 
     /// The token at `uniform` (0 to 1) of the distribution; `None` without candidates.
@@ -243,6 +245,12 @@ mod tests {
         // At temperature 0.5 the weights are squared: 0.25, 0.0625, 0.0225, 0.01 of 0.345.
         candidates.temperature(0.5);
         assert_eq!([0.72, 0.73, 0.91, 0.98].map(|u| candidates.pick(u).unwrap()), [2, 0, 3, 1]);
+        // Next to nothing is as good as greedy: 20 / 1e-38 would be infinite.
+        for k in [None, Some(3)] {
+            candidates.fill(&four().map(|logit| logit + 20.0), k);
+            candidates.temperature(1e-38);
+            assert_eq!([0.0, 0.5, 0.99].map(|u| candidates.pick(u).unwrap()), [2, 2, 2]);
+        }
         assert_eq!(Candidates::default().pick(0.5), None);
     }
 

@@ -154,7 +154,10 @@ impl<'a> Tokens<'a> {
         defaults: Defaults,
     ) -> Result<Tokenizer> {
         let added = self.texts.iter().zip(&self.kinds).filter_map(|(text, kind)| match kind {
-            TokenKind::Control => Some(AddedToken::from(text.as_str(), true).normalized(false)),
+            // `<unk>` too, as Hugging Face and llama.cpp do.
+            TokenKind::Control | TokenKind::Unknown => {
+                Some(AddedToken::from(text.as_str(), true).normalized(false))
+            }
             // SentencePiece's runs of spaces are found by merging: the text has other spaces.
             TokenKind::UserDefined if !text.contains(sentencepiece::SPACE) => {
                 Some(AddedToken::from(text.as_str(), false).normalized(false))

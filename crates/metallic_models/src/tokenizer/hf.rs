@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::gguf::bad;
 use super::special::SpecialTokens;
 use super::vocabulary::{TokenKind, Vocabulary};
-use super::{Tokenizer, byte_level, sentencepiece};
+use super::{Tokenizer, byte_level, hf_steps, sentencepiece};
 use crate::error::{Error, Result};
 use crate::hf_folder::HfFolder;
 
@@ -45,6 +45,8 @@ struct TokenizerJson {
     #[serde(default)]
     added_tokens: Vec<AddedTokenJson>,
     model: ModelJson,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
     decoder: Option<Value>,
     post_processor: Option<Value>,
 }
@@ -102,6 +104,7 @@ impl Tokenizer {
         }
         let json: TokenizerJson = serde_json::from_slice(bytes).map_err(json_error)?;
         json.model.check()?;
+        hf_steps::check(json.normalizer.as_ref(), json.pre_tokenizer.as_ref())?;
         let decoding = Decoding::of_decoder(json.decoder.as_ref())?;
         let vocabulary = json.vocabulary(&decoding)?;
 
@@ -315,6 +318,6 @@ impl Decoding {
     }
 }
 
-fn unsupported(key: &'static str, got: String, known: &'static str) -> Error {
+pub(super) fn unsupported(key: &'static str, got: String, known: &'static str) -> Error {
     Error::UnsupportedTokenizer { key, got, known }
 }

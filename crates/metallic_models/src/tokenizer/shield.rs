@@ -16,9 +16,9 @@ const CLOSE: char = '\u{fdd1}';
 impl Tokenizer {
     /// Marks each control token's text within a message, for [`Tokenizer::encode_chat`].
     pub fn shield<'a>(&self, message: &'a str) -> Cow<'a, str> {
-        let controls: Vec<&str> = self
-            .vocabulary
-            .of_kind(TokenKind::Control)
+        let controls: Vec<&str> = [TokenKind::Control, TokenKind::Unknown]
+            .into_iter()
+            .flat_map(|kind| self.vocabulary.of_kind(kind))
             .filter_map(|id| std::str::from_utf8(self.vocabulary.bytes(id)?).ok())
             .filter(|text| !text.is_empty() && message.contains(text))
             .collect();

@@ -57,6 +57,7 @@ fn templates_find_what_transformers_gives_them() {
         ("{% if enable_thinking is defined and enable_thinking is false %}x{% endif %}ok", "ok"),
         ("{% if messages[0].tool_calls %}x{% endif %}ok", "ok"),
         ("{{ strftime_now('%Y') | length }}", "4"),
+        ("a\n{%- generation %}\nb{% endgeneration -%}  \n{% if true %}c{% endif %}", "abc"),
     ];
     for (source, expected) in cases {
         assert_eq!(render(source).unwrap(), expected, "{source}");
@@ -79,6 +80,14 @@ fn template_errors_are_told_apart() {
     );
     assert!(matches!(error("{{ nothing.at.all }}"), Error::TemplateRender { .. }));
     assert!(matches!(error("{{ 1 / 0 }}"), Error::TemplateRender { .. }));
+    // Neither time nor memory without an end.
+    for endless in [
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{{ 'a' | indent(99999999999) }}",
+        "{{ '%99999999999d' | format(1) }}",
+    ] {
+        assert!(matches!(error(endless), Error::TemplateRender { .. }), "{endless}");
+    }
 }
 
 #[test]

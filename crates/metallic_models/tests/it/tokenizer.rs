@@ -223,6 +223,10 @@ fn sentencepiece_merges_by_score_and_falls_back_to_bytes() {
         assert_eq!(tokenizer.decode(&ids, true), text);
     }
     assert_eq!(tokenizer.encode("</s>", false, true).unwrap(), [2]);
+    assert_eq!(tokenizer.encode("<unk>", false, true).unwrap(), [0]);
+    let message = tokenizer.shield("<unk>");
+    let ids = tokenizer.encode_chat(&message).unwrap();
+    assert_eq!((ids[0], ids[1..].iter().all(|&id| !tokenizer.is_special(id))), (1, true));
     assert_eq!(tokenizer.vocabulary().kind(0), TokenKind::Unknown);
 
     let bare = sentencepiece(&PIECES)
@@ -283,6 +287,42 @@ fn bad_tokenizer_json_is_refused() {
     let added = r#"{"id":7,"content":"<x>","single_word":false,"lstrip":false,"rstrip":false,
                     "normalized":false,"special":true}"#;
     assert!(with(r#"{"a":0}"#, "[]", bytes, added).contains("does not follow"));
+}
+
+#[test]
+fn steps_that_the_library_panics_on_are_refused() {
+    let build = |step: &str| {
+        let json = format!(
+            r#"{{"version":"1.0","added_tokens":[],"decoder":{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false}},{step},
+               "model":{{"type":"BPE","vocab":{{"a":0,"b":1}},"merges":[]}}}}"#
+        );
+        Tokenizer::from_json(json.as_bytes(), &HfSettings::default())
+    };
+    let normalizer = |step: &str| {
+        let nested = format!(r#"{{"type":"Sequence","normalizers":[{{"type":"NFC"}},{step}]}}"#);
+        [format!(r#""normalizer":{step}"#), format!(r#""normalizer":{nested}"#)].map(|s| build(&s))
+    };
+    let replace = |pattern: &str| {
+        normalizer(&format!(r#"{{"type":"Replace","pattern":{pattern},"content":"b"}}"#))
+    };
+    let patterns =
+        [r#"{"String":""}"#, r#"{"Regex":"x*"}"#, r#"{"Regex":"$"}"#, r#"{"Regex":"("}"#];
+    for refused in patterns.map(replace).into_iter().flatten() {
+        assert!(matches!(refused, Err(Error::BadVocabulary { .. } | Error::Tokenizer { .. })));
+    }
+    for taken in [r#"{"String":"a"}"#, r#"{"Regex":"a{2,}|c+"}"#].map(replace).into_iter().flatten()
+    {
+        assert!(taken.unwrap().encode("aac", false, false).is_ok());
+    }
+    for refused in normalizer(r#"{"type":"Prepend","prepend":""}"#) {
+        assert!(refused.unwrap_err().to_string().contains("prepends a text of no length"));
+    }
+    let table = r#"{"type":"Precompiled","precompiled_charsmap":"AAAA"}"#;
+    for refused in normalizer(table) {
+        assert!(refused.unwrap_err().to_string().contains("`Precompiled`"));
+    }
+    let chunks = build(r#""pre_tokenizer":{"type":"FixedLength","length":0}"#).unwrap_err();
+    assert!(chunks.to_string().contains("`FixedLength`"), "{chunks}");
 }
 
 #[test]
