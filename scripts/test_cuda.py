@@ -145,6 +145,7 @@ def main():
     print("        ", gpus[0]["device"], gpus[0]["description"])
     engines = gpus[0]["kernels"].get("sdpa", {}).get("graph", [])
     with_graph = bool(engines)
+    whole_steps = "sm_90" in gpus[0]["description"]
     missing = {library["name"]: library["missing"] for library in listed["cuda_libraries"] if "missing" in library}
 
     def prewarm():
@@ -225,7 +226,10 @@ def main():
         access = [r for r in records if r["event"] == "ResourceCacheAccess" and ": step " in r["cache_key"]]
         hits = sum(r["hit"] for r in access)
         plain = [r["reason"] for r in records if r["event"] == "KernelBackendSelected" and r["op"] == "step"]
-        assert len(access) - hits == 1 and hits >= 196, f"{hits} replays, {len(access) - hits} recordings; {plain}"
+        assert len(access) - hits == 1, f"{hits} replays, {len(access) - hits} recordings; {plain}"
+        # One kernel makes several steps in a call: at most 16, and fewer at first.
+        fewest, most = (13, 60) if whole_steps else (196, 200)
+        assert fewest <= hits <= most, f"{hits} replays for 200 tokens, expected {fewest} to {most}; {plain}"
         return f"{hits} replays of one recording"
 
     def timed():
@@ -333,7 +337,7 @@ def main():
     # Halves over quantised weights are among the cases of parity, with the oracle's own bounds.
     for rows in [1, 3, 8]:
         bench.step(f"fused halves against op by op, f16, {rows} rows", halves("f16", rows, 1e-3))
-    if "sm_90" in gpus[0]["description"]:
+    if whole_steps:
         # Rounding inputs to 8 bits moves a token's log probability by up to 4e-2 on the CPU; a weight read wrongly moves
         # it by more than 1. The kernel waits with an end, so that a mistake is an error and no hang.
         for kind, bound in [("f32", 1e-3), ("f16", 1e-3), ("bf16", 1e-3), ("q8_0", 0.1), ("q4_0", 0.1)] + [

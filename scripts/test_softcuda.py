@@ -81,21 +81,48 @@ def translated(source, folder):
     pattern = r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(const __grid_constant__ (\w+)'
     for name, parameter in re.findall(pattern, text):
         body = f"[](void *with) {{ {name}(*({parameter} *)((void **)with)[0]); }}"
-        head = f'extern "C" void run_{name}(Index grid, Index block, void **params)'
+        head = f'extern "C" void run_{name}(Index grid, Index block, void **params, size_t)'
         runs.append(f"{head} {{\n    soft::run_grid(grid, block, {body}, params);\n}}\n")
+        runs.append(f'extern "C" const size_t bytes_of_{name} = sizeof({parameter});\n')
     return text, "".join(runs)
+
+
+# The kernel of a whole step, over a fiber for each thread, as the stand-in for the driver launches it.
+STEP_RUN = """#include "device.hpp"
+#include "kernel.inc"
+static const Step *given;
+extern "C" const size_t bytes_of_decode_step = sizeof(Step);
+extern "C" void run_decode_step(Index grid, Index block, void **params, size_t shared) {
+    static unsigned launches;
+    given = (const Step *)params[0];
+    soft::shared_bytes = shared, soft::threads = block.x, soft::entry = [] { decode_step(*given); };
+    soft::launch(grid.x, launches++);
+}
+"""
+
+
+def flatten(folder):
+    """persistent.cu with its headers in place, as kernel.inc in `folder`."""
+    command = [sys.executable, TESTS / "flatten.py", "persistent.cu", folder / "kernel.inc"]
+    subprocess.run(command, check=True)
 
 
 def translate(folder):
     """What the stand-in for NVRTC asks for: kernel.so of main.cu and the definitions in `options`."""
-    try:
-        text, runs = translated((folder / "main.cu").read_text(encoding="utf-8"), folder)
-    except ValueError as error:
-        sys.exit(f"softcuda cannot compile this kernel: {error}")
-    (folder / "kernel.cpp").write_text(f'#include "block.hpp"\n{text}\n{runs}', encoding="utf-8")
+    source = (folder / "main.cu").read_text(encoding="utf-8")
+    if " decode_step(" in source:
+        flatten(folder)
+        program = STEP_RUN
+    else:
+        try:
+            text, runs = translated(source, folder)
+        except ValueError as error:
+            sys.exit(f"softcuda cannot compile this kernel: {error}")
+        program = f'#include "block.hpp"\n{text}\n{runs}'
+    (folder / "kernel.cpp").write_text(program, encoding="utf-8")
     options = (folder / "options").read_text(encoding="utf-8").split()
     defined = [option for option in options if option.startswith("-D")]
-    command = [*compiler(), *defined, "-shared", "-fPIC", str(folder / "kernel.cpp")]
+    command = [*compiler(), *defined, "-pthread", "-shared", "-fPIC", f"-I{folder}", str(folder / "kernel.cpp")]
     sys.exit(subprocess.run([*command, "-o", str(folder / "kernel.so")], check=False).returncode)
 
 
@@ -125,8 +152,7 @@ STEPS = [
 
 def step(folder):
     """The kernel of a whole decode step against f64. One that waits for ever is a failure too."""
-    flatten = [sys.executable, TESTS / "flatten.py", "persistent.cu", folder / "kernel.inc"]
-    subprocess.run(flatten, check=True)
+    flatten(folder)
     program, built, passed = folder / "step", None, True
     for build, name, words in STEPS:
         if build != built:
@@ -145,21 +171,68 @@ def step(folder):
     return passed
 
 
-def prompt(binary, folder):
-    """A prompt of the embedded model through the fused halves, against exact arithmetic on the CPU."""
+def stand_ins(folder):
+    """The stand-ins for NVIDIA's libraries in `folder`, and the environment in which a program finds them."""
     library = folder / "libcuda.so.1"
     subprocess.run([*compiler(), "-shared", "-fPIC", str(TESTS / "nvidia.cpp"), "-o", str(library), "-ldl"], check=True)
     for name in ["libcuda.so", "libnvrtc.so.13", "libnvrtc.so", "libcublasLt.so.13", "libcublasLt.so"]:
         (folder / name).symlink_to(library)
-    text, events = folder / "text.txt", folder / "events.jsonl"
-    text.write_text(TEXT, encoding="utf-8")
-    environment = {
+    return {
         **os.environ,
         "LD_LIBRARY_PATH": str(folder),
         "METALLIC_CACHE_DIR": str(folder / "cache"),
-        "SOFTCUDA_COMPILE": f"{shlex.quote(sys.executable)} {shlex.quote(__file__)} --translate",
+        "SOFTCUDA_COMPILE": f"{shlex.quote(sys.executable)} {shlex.quote(os.path.abspath(__file__))} --translate",
         "SOFTCUDA_FOLDER": str(folder),
     }
+
+
+# Small, with weights that the kernel of a whole step multiplies exactly.
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "vocab_size": 4096,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+TOKENS = 40
+
+
+def greedy(binary, folder, environment):
+    """A greedy text of a random model through recorded steps of one kernel each, several in one call, against the CPU's.
+    The prompt is one token: longer ones run through kernels that hold PTX."""
+    shape, events = folder / "shape.json", folder / "steps.jsonl"
+    shape.write_text(json.dumps(SHAPE), encoding="utf-8")
+    words = [binary, "run", "--random-weights", str(shape), "--weights-type", "f16", "-p", "", "-n", str(TOKENS)]
+    words += ["--steps-at-once", "5", "--temp", "0", "--ignore-eos", "--exact", "--cache-type-k", "f16", "--cache-type-v", "f16", "--json"]
+    hopper = {**environment, "SOFTCUDA_HOPPER": "1", "METALLIC_CACHE_DIR": str(folder / "hopper")}
+    on = ["--device", "cuda", "--segments", "step", "--metrics", str(events)]
+    ids = []
+    for more, env in [([], None), (on, hopper)]:
+        done = subprocess.run([*words, *more], capture_output=True, text=True, env=env, check=False)
+        if done.returncode != 0:
+            print(f"FAILED   greedy text: {done.stderr.strip()[-1500:]}")
+            return False
+        ids.append(json.loads(done.stdout)["ids"])
+    records = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    replays = [r["hit"] for r in records if r["event"] == "ResourceCacheAccess" and ": step " in r["cache_key"]]
+    same = sum(a == b for a, b in zip(*ids, strict=False))
+    # The prompt makes one step, plainly; the call after it is recorded.
+    right = same == TOKENS and len(replays) == -(-(TOKENS - 1) // 5) and replays.count(False) == 1
+    verdict = "ok      " if right else "FAILED  "
+    print(f"{verdict} greedy text: {same} of {TOKENS} tokens equal, {len(set(ids[0]))} different, {len(replays)} recorded calls")
+    return right
+
+
+def prompt(binary, folder, environment):
+    """A prompt of the embedded model through the fused halves, against exact arithmetic on the CPU."""
+    text, events = folder / "text.txt", folder / "events.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
 
     def values(*words, env=None):
         command = [binary, "perplexity", "-f", str(text), "--json", *words]
@@ -210,7 +283,8 @@ def main():
         folder = Path(name)
         passed = kernels(folder) & step(folder)
         if os.path.exists(arguments.binary):
-            passed &= prompt(os.path.abspath(arguments.binary), folder)
+            binary, environment = os.path.abspath(arguments.binary), stand_ins(folder)
+            passed &= prompt(binary, folder, environment) & greedy(binary, folder, environment)
         else:
             print(f"NOT RUN  prompt: there is no {arguments.binary}")
     sys.exit(0 if passed else 1)

@@ -20,6 +20,17 @@ inline uint2 look2(const u32 *at) {
     return {look(at), look(at + 1)};
 }
 
+inline void publish_pair(u64 *at, u32 word, u32 tag) { __atomic_store_n(at, (u64)tag << 32 | word, __ATOMIC_RELAXED); }
+
+struct Pairs { u32 words[2], tags[2]; };
+
+inline Pairs look_pairs(const u64 *at) {
+    if ((u64)at % 16) soft::fail("two pairs at no multiple of 16");
+    soft::yield();
+    const u64 a = __atomic_load_n(at, __ATOMIC_RELAXED), b = __atomic_load_n(at + 1, __ATOMIC_RELAXED);
+    return {{(u32)a, (u32)b}, {(u32)(a >> 32), (u32)(b >> 32)}};
+}
+
 inline void bring(const void *) {}
 
 struct Copy {

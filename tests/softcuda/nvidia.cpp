@@ -1,7 +1,8 @@
 // Stand-ins for NVIDIA's libraries: the driver, NVRTC and cuBLASLt, as far as Metallic asks them, on the host. Device
 // memory is the host's, work is done when it is asked for, and "compiling" is done by the program that SOFTCUDA_COMPILE
 // names, which makes a library of the host of a folder of sources. The chip has next to no shared memory, so that
-// attention falls back to its plain kernel. Nothing is recorded, and no kernel built on PTX runs.
+// attention falls back to its plain kernel; with SOFTCUDA_HOPPER in the environment it is one of four multiprocessors
+// that the kernel of a whole step takes. No kernel built on PTX runs, but that one over its own stand-ins.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -30,6 +31,28 @@ static void *memory(size_t bytes) {
     return start;
 }
 
+// A kernel: what runs it over a grid with its one parameter, of so many bytes.
+using Run = void (*)(Index, Index, void **, size_t);
+struct Function {
+    Run run;
+    size_t parameter_bytes;
+};
+struct Launch {
+    Run run;
+    Index grid, block;
+    size_t shared;
+    std::vector<char> parameter;
+
+    void make() {
+        void *params[] = {parameter.data()};
+        run(grid, block, params, shared);
+    }
+};
+using Graph = std::vector<Launch>;
+// The stream that captures, and what it has captured.
+static void *capturing;
+static Graph *captured;
+
 extern "C" {
 // --- driver: devices, contexts, streams, events -----------------------------------------------------------------
 int cuInit(unsigned) { return 0; }
@@ -39,11 +62,12 @@ int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGetName(char *name, int length, int) { return std::snprintf(name, length, "softcuda"), 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = size_t(8) << 30, 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int) {
+    const bool hopper = std::getenv("SOFTCUDA_HOPPER");
     switch (attribute) {
-        case 16: *value = 2; break;        // multiprocessors
-        case 38: *value = 1 << 20; break;  // second-level cache
-        case 75: *value = 8; break;        // compute capability 8.0
-        case 97: *value = 2048; break;     // shared memory of a block
+        case 16: *value = hopper ? 4 : 2; break;           // multiprocessors
+        case 38: *value = 1 << 20; break;                  // second-level cache
+        case 75: *value = hopper ? 9 : 8; break;           // compute capability, its second part 0
+        case 97: *value = hopper ? 232448 : 2048; break;   // shared memory of a block
         default: *value = 0;
     }
     return 0;
@@ -97,14 +121,41 @@ int cuModuleLoadData(void **module, const void *image) {
 }
 int cuModuleUnload(void *) { return 0; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = dlsym(module, (std::string("run_") + name).c_str());
-    return *function ? 0 : 500;
+    void *run = dlsym(module, (std::string("run_") + name).c_str());
+    void *bytes = dlsym(module, (std::string("bytes_of_") + name).c_str());
+    if (!run || !bytes) return 500;
+    return *function = new Function{(Run)run, *(size_t *)bytes}, 0;
 }
 int cuFuncSetAttribute(void *, int, int) { return 0; }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned, void *,
-                   void **params, void **) {
-    using Run = void (*)(Index, Index, void **);
-    return ((Run)function)({gx, gy, gz}, {bx, by, bz}, params), 0;
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void *stream, void **params, void **) {
+    const auto *of = (const Function *)function;
+    const auto *bytes = (const char *)params[0];
+    Launch launch{of->run, {gx, gy, gz}, {bx, by, bz}, shared, std::vector<char>(bytes, bytes + of->parameter_bytes)};
+    if (stream != capturing) return launch.make(), 0;
+    captured->push_back(launch);
+    return 0;
+}
+struct Config {
+    unsigned grid[3], block[3], shared;
+    void *stream, *attributes;
+    unsigned count;
+};
+int cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
+    const auto &[grid, block, shared, stream, attributes, count] = *config;
+    return cuLaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared, stream, params, extra);
+}
+
+// --- driver: launches that are captured, and made again -----------------------------------------------------------
+int cuStreamBeginCapture_v2(void *stream, int) { return capturing = stream, captured = new Graph, 0; }
+int cuStreamEndCapture(void *, Graph **graph) { return *graph = captured, capturing = captured = nullptr, 0; }
+int cuGraphGetNodes(Graph *graph, void *, size_t *count) { return *count = graph->size(), 0; }
+int cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long long) { return *made = new Graph(*graph), 0; }
+int cuGraphDestroy(Graph *graph) { return delete graph, 0; }
+int cuGraphExecDestroy(Graph *graph) { return delete graph, 0; }
+int cuGraphLaunch(Graph *graph, void *) {
+    for (Launch &launch : *graph) launch.make();
+    return 0;
 }
 
 // --- NVRTC ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// persistent.cu on a CPU against f64: three steps of two layers, after `start` positions.
+// persistent.cu on a CPU against f64: three steps of two layers, after `start` positions; then several steps in one
+// launch against as many launches.
 //
 //     step NAME HIDDEN FFN Q_HEADS KV_HEADS VOCAB BLOCKS SPLITS START SLOTS INTERLEAVED TYPE*8
 //
@@ -17,7 +18,7 @@ typedef std::vector<double> Row;
 static std::mt19937 numbers(7);
 static float normal() { return std::normal_distribution<float>()(numbers); }
 
-static const u32 LAYERS = 2, ROOM = 512, STEPS = 3;
+static const u32 LAYERS = 2, ROOM = 512, STEPS = 3, MOST = 3;
 
 struct Kind { u32 length, bytes; float scale; u32 scale_at; };
 
@@ -166,6 +167,28 @@ static Row expected(const Layer *layers, const std::vector<std::vector<Weight>> 
     return head * normed(x, layers[LAYERS].norms[0]);
 }
 
+// Of equals the first; NaN last.
+static u32 likeliest(const std::vector<float> &logits) {
+    u32 best = 0;
+    for (u32 i = 1; i < logits.size(); i++)
+        if (logits[i] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[i]))) best = i;
+    return best;
+}
+
+// What the last launch picked must be `ids`, with the value and flaws of the logits after the last of them.
+static void check_picked(const std::vector<u32> &ids, const std::vector<float> &logits) {
+    const u32 made = (u32)ids.size();
+    const i32 *picked = step->picked;
+    if (picked[0] != (i32)made) soft::fail("another number of steps");
+    for (u32 i = 0; i < made; i++)
+        if (picked[1 + i] != (i32)ids[i]) soft::fail("another token");
+    i32 bad = 0;
+    for (float logit : logits) bad += !std::isfinite(logit);
+    const float value = ((const float *)picked)[MOST + made];
+    if (value != logits[ids.back()]) soft::fail("another value");
+    if (picked[2 * MOST + made] != bad) soft::fail("another number of logits that are no numbers");
+}
+
 static double relative_error(const float *got, const Row &want) {
     double error = 0, size = 0;
     for (size_t i = 0; i < want.size(); i++) {
@@ -207,14 +230,16 @@ int main(int count, char **words) {
     const Weight head(vocab, hidden, types[MATRICES], 1, nullptr), table(vocab, hidden, TABLE, 1, nullptr);
     layers[LAYERS].matrices[0] = head.matrix, layers[LAYERS].norms[0] = vector_of(hidden, 1, 0.1f);
 
-    i32 id, position, live;
+    i32 id, position, live, wanted = 0, picked[1 + 3 * MOST];
     u32 epoch = 0;
     Fault fault = {};
-    float cos[HEAD_DIM / 2], sin[HEAD_DIM / 2];
+    float cos[MOST * HEAD_DIM / 2], sin[MOST * HEAD_DIM / 2];
     std::vector<float> logits(vocab);
     Step p = {};
     p.layers = layers, p.table = table.matrix, p.ids = &id, p.starts = &position, p.kv_lens = &live;
     p.cos = cos, p.sin = sin, p.logits = logits.data(), p.epoch = &epoch, p.fault = &fault;
+    p.count = &wanted, p.picked = picked, p.most = MOST;
+    p.picks = (u64 *)soft::allocate(2 * blocks * PICK_WORDS * sizeof(u64));
     p.layer_count = LAYERS, p.hidden = hidden, p.ffn = ffn, p.q_heads = q_heads, p.kv_heads = kv_heads;
     p.layer_words = q_width + 2 * kv_width + q_heads * splits * (HEAD_DIM + 4) + 2 * hidden + ffn;
     p.published = (u32 *)soft::allocate(2 * LAYERS * p.layer_words * sizeof(u32));
@@ -235,21 +260,48 @@ int main(int count, char **words) {
     soft::entry = [] { decode_step(*step); };
     step = &p;
 
-    double worst = 0;
-    for (u32 n = 0; n < STEPS; n++) {
-        id = (i32)((n * 37 + 11) % vocab), position = (i32)(start + n), live = position + 1;
-        for (u32 i = 0; i < HEAD_DIM / 2; i++) {
-            const float angle = (float)position * powf(1e4f, -2.0f * (float)i / HEAD_DIM);
+    u32 launches = 0, steps = 0;
+    // `count` steps from token `first` on, at `at`; 0 for one that picks nothing.
+    auto run = [&](u32 first, u32 at, u32 count) {
+        id = (i32)first, position = (i32)at, live = position + 1, wanted = (i32)count;
+        for (u32 i = 0; i < MOST * HEAD_DIM / 2; i++) {
+            const u32 turn = i % (HEAD_DIM / 2);
+            const float angle = (float)(at + i / (HEAD_DIM / 2)) * powf(1e4f, -2.0f * (float)turn / HEAD_DIM);
             cos[i] = cosf(angle), sin[i] = sinf(angle);
         }
-        std::fill(logits.begin(), logits.end(), NAN);
-        soft::launch(blocks, n);
-        worst = fmax(worst, relative_error(logits.data(), expected(layers, weights, table, head)));
+        std::fill(logits.begin(), logits.end(), NAN), std::fill(picked, std::end(picked), -1);
+        soft::launch(blocks, launches++);
+        steps += std::clamp(count, 1u, MOST);
         const u32 *next = p.published + epoch % 2 * LAYERS * p.layer_words;
         for (u32 i = 0; i < LAYERS * p.layer_words; i++)
             if (next[i] != NOTHING) soft::fail("the next step's words are not blank");
+        if (count == 0 && picked[0] != -1) soft::fail("a token that nobody asked for");
+    };
+
+    double worst = 0;
+    for (u32 n = 0; n < STEPS; n++) {
+        run((n * 37 + 11) % vocab, start + n, n % 2);
+        worst = fmax(worst, relative_error(logits.data(), expected(layers, weights, table, head)));
+        if (n % 2) check_picked({likeliest(logits)}, logits);
     }
-    if (epoch != STEPS || fault.code) soft::fail("a fault, or steps that were not counted");
+    std::vector<u32> ids = {5};
+    for (u32 n = 0; n < MOST; n++) run(ids[n], start + n, 1), ids.push_back(likeliest(logits)), check_picked({ids.back()}, logits);
+    const std::vector<float> last = logits;
+    ids.erase(ids.begin());
+    // More than there is room for are not made.
+    for (u32 count = MOST; count <= MOST + 1; count++) {
+        run(5, start, count), check_picked(ids, logits);
+        if (memcmp(last.data(), logits.data(), vocab * sizeof(float))) soft::fail("other logits after several steps");
+    }
+    if (types[MATRICES] <= DTYPE_BF16) {
+        // A row of NaN and one of infinity, as a broken model gives.
+        const u32 bytes = head.matrix.row_bytes, odd[] = {0x7e00, 0x7c00};
+        for (u32 i = 0; i < 2 && types[MATRICES] == DTYPE_F16; i++)
+            *(u16 *)(head.matrix.start + (u64)(3 + i) * bytes) = (u16)odd[i];
+        run(7, start, 1), check_picked({likeliest(logits)}, logits);
+        if (types[MATRICES] == DTYPE_F16 && picked[2 * MOST + 1] != 2) soft::fail("logits that are no numbers were not counted");
+    }
+    if (epoch != steps || fault.code) soft::fail("a fault, or steps that were not counted");
     printf("%s: relative error %.1e\n", words[1], worst);
     return worst <= 1e-5 ? 0 : 1;
 }

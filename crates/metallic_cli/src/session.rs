@@ -110,6 +110,7 @@ impl GenerateArgs {
             max_tokens: self.max_tokens(),
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            steps_at_once: self.steps_at_once,
         }
     }
 }

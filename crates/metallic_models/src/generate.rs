@@ -9,6 +9,7 @@ use metallic_instrumentation::MetricEvent;
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvCacheOptions};
 use crate::sampler::{Choose, Scores};
+use crate::steps_ahead::StepsAhead;
 use crate::stop::{Filtered, StopFilter};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 use crate::transformer::{Batch, Logits, Model, Next};
@@ -22,6 +23,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Goes on after end-of-text tokens.
     pub ignore_eos: bool,
+    /// As for [`Generator::fix_steps_at_once`].
+    pub steps_at_once: Option<usize>,
 }
 
 /// Why a generation ended.
@@ -64,6 +67,7 @@ pub struct Generator<'a> {
     cache: KvCache,
     tokens: Vec<u32>,
     ubatch: usize,
+    ahead: StepsAhead,
 }
 
 impl<'a> Generator<'a> {
@@ -78,7 +82,8 @@ impl<'a> Generator<'a> {
         ubatch: usize,
     ) -> Result<Self> {
         let cache = KvCache::new(ctx, model.config(), KvCacheOptions { sequences: 1, ..cache })?;
-        Ok(Self { ctx, model, cache, tokens: Vec::new(), ubatch: ubatch.max(1) })
+        let (tokens, ahead) = (Vec::new(), StepsAhead::new());
+        Ok(Self { ctx, model, cache, tokens, ubatch: ubatch.max(1), ahead })
     }
 
     /// The tokens whose keys and values are in the cache.
@@ -91,8 +96,15 @@ impl<'a> Generator<'a> {
         &self.cache
     }
 
+    /// How many greedy steps the device may make before their tokens are read, where it can make several;
+    /// `None` for as many as are over in a few milliseconds.
+    pub fn fix_steps_at_once(&mut self, steps: Option<usize>) {
+        self.ahead.fix(steps);
+    }
+
     /// Forgets every token from `len` on.
     pub fn truncate(&mut self, len: usize) {
+        self.ahead.clear();
         self.tokens.truncate(len);
         self.cache.truncate(len);
     }
@@ -116,7 +128,7 @@ impl<'a> Generator<'a> {
         tokens: &[u32],
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
-        match self.feed_while(tokens, None, go_on)? {
+        match self.feed_while(tokens, None, 0, go_on)? {
             Some(Next::All(logits)) => Ok(Some(logits)),
             Some(Next::Best { .. }) => Err(Error::EmptyPrompt),
             None => Ok(None),
@@ -124,30 +136,76 @@ impl<'a> Generator<'a> {
     }
 
     /// As [`Generator::feed_asking`], of the likeliest token alone where the device can tell: what a
-    /// greedy step reads back.
+    /// greedy step reads back. Where the caller is going to feed that token, and then the likeliest
+    /// after it, `more` times at most, the device may make these steps at once.
     ///
     /// # Errors
     /// As [`Generator::feed`].
     pub fn feed_greedy(
         &mut self,
         tokens: &[u32],
+        more: usize,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Next>> {
-        self.feed_while(tokens, Some(1), go_on)
+        self.feed_while(tokens, Some(1), more, go_on)
     }
 
     /// As [`Generator::feed`], of the `best` likeliest tokens alone where they are asked for and
-    /// the device can tell, asking before each chunk whether to go on; `None` when not.
+    /// the device can tell, asking before each chunk whether to go on; `None` when not. `more` as in
+    /// [`Generator::feed_greedy`].
     fn feed_while(
         &mut self,
         tokens: &[u32],
         best: Option<usize>,
+        more: usize,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Next>> {
         let (needed, context) = (self.tokens.len() + tokens.len(), self.cache.max_len());
         if needed > context {
             return Err(Error::ContextFull { needed, context });
         }
+        let next = match (tokens, best) {
+            (&[token], Some(1)) => {
+                if go_on().is_break() {
+                    return Ok(None);
+                }
+                self.step(token, more)?
+            }
+            _ => match self.chunks(tokens, best, go_on)? {
+                Some(next) => next,
+                None => return Ok(None),
+            },
+        };
+        if !next.is_finite() {
+            return Err(Error::NotFinite { position: self.tokens.len() });
+        }
+        Ok(Some(next))
+    }
+
+    /// The likeliest token after `token`: made before, or made now with those that follow it.
+    fn step(&mut self, token: u32, more: usize) -> Result<Next> {
+        if let Some(next) = self.ahead.take(token) {
+            // Its keys and values are there.
+            self.cache.advance(1);
+            self.tokens.push(token);
+            return Ok(next);
+        }
+        let (start, mut out) = (Instant::now(), Vec::new());
+        let batch = Batch { tokens: &[token], sequences: 1 };
+        let wanted = Logits::Next { best: Some(1), more: self.ahead.more(more), out: &mut out };
+        self.model.forward(self.ctx, &mut self.cache, batch, wanted)?;
+        self.tokens.push(token);
+        self.ahead.keep(out, start.elapsed()).ok_or(Error::EmptyPrompt)
+    }
+
+    /// Processes `tokens`, the logits of the last of them wanted; `None` where `go_on` broke off.
+    fn chunks(
+        &mut self,
+        tokens: &[u32],
+        best: Option<usize>,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<Next>> {
+        self.ahead.clear();
         let mut next = Vec::new();
         let chunks = tokens.len().div_ceil(self.ubatch);
         for (index, chunk) in tokens.chunks(self.ubatch).enumerate() {
@@ -155,18 +213,14 @@ impl<'a> Generator<'a> {
                 return Ok(None);
             }
             let wanted = match index + 1 == chunks {
-                true => Logits::Next { best, out: &mut next },
+                true => Logits::Next { best, more: 0, out: &mut next },
                 false => Logits::None,
             };
             let batch = Batch { tokens: chunk, sequences: 1 };
             self.model.forward(self.ctx, &mut self.cache, batch, wanted)?;
             self.tokens.extend_from_slice(chunk);
         }
-        let next = next.pop().ok_or(Error::EmptyPrompt)?;
-        if !next.is_finite() {
-            return Err(Error::NotFinite { position: self.tokens.len() });
-        }
-        Ok(Some(next))
+        next.pop().ok_or(Error::EmptyPrompt).map(Some)
     }
 
     /// Processes `prompt` after what is there, then samples with `sample` and hands text to
@@ -207,9 +261,10 @@ impl<'a> Generator<'a> {
         if prompt_end.saturating_add(wanted) > context {
             return Err(Error::PromptTooLong { prompt: prompt_end, generate: wanted, context });
         }
+        self.fix_steps_at_once(options.steps_at_once);
         let (start, before) = (Instant::now(), self.tokens.len());
         let vocab = self.model.config().vocab;
-        let next = self.feed_while(prompt, chooser.best_needed(vocab), &mut || on_text(""))?;
+        let next = self.feed_while(prompt, chooser.best_needed(vocab), 0, &mut || on_text(""))?;
         let prompt_time = start.elapsed();
         let mut generation = Generation {
             prompt_tokens: self.tokens.len() - before,
@@ -237,7 +292,10 @@ impl<'a> Generator<'a> {
                 }
                 let (last, best) = (generation.ids.len() - 1, chooser.best_needed(vocab));
                 let go_on = &mut || ControlFlow::Continue(());
-                let fed = self.feed_while(&generation.ids[last..], best, go_on)?;
+                let left = |most: usize| most - generation.ids.len();
+                // The token that comes now is one of them.
+                let more = options.max_tokens.map_or(usize::MAX, left).saturating_sub(1);
+                let fed = self.feed_while(&generation.ids[last..], best, more, go_on)?;
                 next = fed.ok_or(Error::EmptyPrompt)?;
             }
             let id = chooser.choose(match &next {

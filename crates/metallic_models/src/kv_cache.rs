@@ -157,6 +157,13 @@ impl KvCache {
         live.next_power_of_two().max(FEWEST_IN_VIEW).min(self.capacity)
     }
 
+    /// How many steps of one more token each fit the positions that the first of them looks at, and
+    /// the context.
+    pub(crate) fn steps_in_view(&self) -> usize {
+        let live = self.lens.iter().max().copied().unwrap_or(0);
+        self.view_class().min(self.options.max_len).saturating_sub(live)
+    }
+
     /// A number that changes with any buffer of the cache.
     pub(crate) fn buffers_id(&self) -> u64 {
         self.buffers_id

@@ -17,6 +17,7 @@ pub mod tokenizer;
 
 pub mod generate;
 pub mod kv_cache;
+mod steps_ahead;
 mod stop;
 pub mod transformer;
 

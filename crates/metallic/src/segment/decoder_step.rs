@@ -2,11 +2,10 @@
 //! and the logits. Its arguments are the calls it stands for, each chained to the one before.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::{
-    AttentionBlock, AttentionBlockArgs, AttentionBlockSpec, MlpBlock, MlpBlockArgs, MlpBlockSpec,
-    part,
+    AttentionBlock, AttentionBlockArgs, AttentionBlockSpec, GreedySteps, MlpBlock, MlpBlockArgs,
+    MlpBlockSpec, check_apart, part,
 };
 use crate::error::{Error, Result};
 use crate::op::{
@@ -29,8 +28,10 @@ pub struct DecoderStepArgs {
     pub layers: Vec<DecoderLayer>,
     /// The last sum of the stream and its norm.
     pub norm: RmsNormArgs,
-    /// The logits.
+    /// The logits; of the last step where the call makes several.
     pub output: LinearArgs,
+    /// The steps that may follow the first.
+    pub greedy: Option<GreedySteps>,
 }
 
 /// Both halves of a block.
@@ -53,6 +54,8 @@ pub struct DecoderStepSpec {
     pub norm: RmsNormSpec,
     /// The logits.
     pub output: LinearSpec,
+    /// The most steps of a call, where it may make several.
+    pub greedy: Option<usize>,
 }
 
 impl OpSpec for DecoderStepSpec {
@@ -68,29 +71,17 @@ impl OpSpec for DecoderStepSpec {
 
 impl fmt::Display for DecoderStepSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { embedding, layers, output, .. } = self;
+        let Self { embedding, layers, output, greedy, .. } = self;
         write!(f, "embedding({embedding}) layers={}", layers.len())?;
         if let Some((attention, mlp)) = layers.first() {
             write!(f, " first({attention}; {mlp})")?;
         }
-        write!(f, " output({output})")
+        write!(f, " output({output})")?;
+        match greedy {
+            Some(most) => write!(f, " steps<={most}"),
+            None => Ok(()),
+        }
     }
-}
-
-/// Fails unless `got` is the tensor `expected`, which an earlier part writes.
-fn chained(what: &str, got: &Tensor, expected: &Tensor) -> Result<()> {
-    let same = Arc::ptr_eq(got.buffer(), expected.buffer())
-        && got.layout().offset() == expected.layout().offset()
-        && got.shape().elements() == expected.shape().elements();
-    if same {
-        return Ok(());
-    }
-    Err(Error::Shape {
-        op: DecoderStep::ID,
-        what: what.to_owned(),
-        expected: "the tensor that the part before it writes".to_owned(),
-        got: "another".to_owned(),
-    })
 }
 
 impl Op for DecoderStep {
@@ -100,7 +91,8 @@ impl Op for DecoderStep {
 
     fn check(args: &DecoderStepArgs) -> Result<DecoderStepSpec> {
         let op = Self::ID;
-        let DecoderStepArgs { embedding, layers, norm, output } = args;
+        let DecoderStepArgs { embedding, layers, norm, output, greedy } = args;
+        let chained = |what, got, expected| super::chained(op, what, got, expected);
         let stream = &embedding.out;
         let mut pending: Option<&Tensor> = None;
         let mut specs = Vec::with_capacity(layers.len());
@@ -136,11 +128,16 @@ impl Op for DecoderStep {
         chained("norm x", &norm.x, stream)?;
         chained("norm residual", norm.residual.as_ref().unwrap_or(stream), last)?;
         chained("output x", &output.x, &norm.out)?;
+        let greedy = greedy.as_ref().map(|steps| -> Result<usize> {
+            check_apart(op, args, &["picked"])?;
+            part(op, "steps", steps.check(op, &layers[0].attention.rotation))
+        });
         Ok(DecoderStepSpec {
             embedding: part(op, "embedding", Embedding::check(embedding))?,
             layers: specs,
             norm: part(op, "last norm", RmsNorm::check(norm))?,
             output: part(op, "output projection", Linear::check(output))?,
+            greedy: greedy.transpose()?,
         })
     }
 }
@@ -154,5 +151,8 @@ impl OpArgs for DecoderStepArgs {
         }
         self.norm.each_tensor(visit);
         self.output.each_tensor(visit);
+        if let Some(greedy) = &self.greedy {
+            greedy.each_tensor(visit);
+        }
     }
 }

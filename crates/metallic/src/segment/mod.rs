@@ -9,6 +9,7 @@
 mod attention_block;
 mod blank;
 mod decoder_step;
+mod greedy_steps;
 mod mlp_block;
 
 pub use attention_block::{
@@ -16,7 +17,10 @@ pub use attention_block::{
     Rotation,
 };
 pub use decoder_step::{DecoderLayer, DecoderStep, DecoderStepArgs, DecoderStepSpec};
+pub use greedy_steps::GreedySteps;
 pub use mlp_block::{MlpBlock, MlpBlockArgs, MlpBlockSpec, MlpCalls};
+
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::op::{LinearArgs, OpArgs, Precision, RmsNormArgs, check};
@@ -80,6 +84,22 @@ impl Norm {
 /// What a component's own check said, with the part it plays.
 fn part<T>(op: &'static str, part: &'static str, result: Result<T>) -> Result<T> {
     result.map_err(|error| Error::Part { op, part, error: Box::new(error) })
+}
+
+/// Fails unless `got` is the tensor `expected` of another part.
+fn chained(op: &'static str, what: &str, got: &Tensor, expected: &Tensor) -> Result<()> {
+    let same = Arc::ptr_eq(got.buffer(), expected.buffer())
+        && got.layout().offset() == expected.layout().offset()
+        && got.shape().elements() == expected.shape().elements();
+    if same {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        op,
+        what: what.to_owned(),
+        expected: "the tensor of the part before it".to_owned(),
+        got: "another".to_owned(),
+    })
 }
 
 /// Fails when a tensor that a segment writes shares memory with any other tensor of the call: a

@@ -7,8 +7,8 @@ use metallic::op::{
     Band, EmbeddingArgs, LinearArgs, Mask, Op, OpSpec, Precision, RmsNormArgs, RopePairing,
 };
 use metallic::segment::{
-    AttentionBlock, AttentionBlockArgs, DecoderLayer, DecoderStep, DecoderStepArgs, MlpBlock,
-    MlpBlockArgs, Norm, Projection, QkNorm, Rotation,
+    AttentionBlock, AttentionBlockArgs, DecoderLayer, DecoderStep, DecoderStepArgs, GreedySteps,
+    MlpBlock, MlpBlockArgs, Norm, Projection, QkNorm, Rotation,
 };
 use metallic::tensor::{DType, Tensor};
 use metallic::{Context, Error};
@@ -34,35 +34,39 @@ impl Zeros {
         Projection { weight, bias: bias.then(|| self.f32(&[out])) }
     }
 
-    /// Two sequences, 4 query and 2 key heads of width 16 over a stream of 64; `kv_len` 256 of a
-    /// capacity of 512.
+    /// Two sequences, as [`Zeros::attention_of`].
     fn attention(&self, len: usize, pending: bool) -> AttentionBlockArgs {
+        self.attention_of([2, len], pending)
+    }
+
+    /// 4 query and 2 key heads of width 16 over a stream of 64; `kv_len` 256 of a capacity of 512.
+    fn attention_of(&self, [batch, len]: [usize; 2], pending: bool) -> AttentionBlockArgs {
         let cache = |dtype| {
-            let cache = self.0.zeros(dtype, [2, 2, 512, 16]).unwrap();
+            let cache = self.0.zeros(dtype, [batch, 2, 512, 16]).unwrap();
             cache.narrow(2, 0, 256).unwrap()
         };
         AttentionBlockArgs {
-            x: self.f32(&[2, len, 64]),
-            pending: pending.then(|| self.f32(&[2, len, 64])),
+            x: self.f32(&[batch, len, 64]),
+            pending: pending.then(|| self.f32(&[batch, len, 64])),
             norm: Norm { weight: self.f32(&[64]), eps: 1e-6 },
             q: self.projection(DType::Q4_0, 64, 64, true),
             k: self.projection(DType::Q4_0, 32, 64, true),
             v: self.projection(DType::Q8_0, 32, 64, true),
             qk_norm: None,
             rotation: Rotation {
-                cos: self.f32(&[2, len, 8]),
-                sin: self.f32(&[2, len, 8]),
+                cos: self.f32(&[batch, len, 8]),
+                sin: self.f32(&[batch, len, 8]),
                 pairing: RopePairing::Half,
             },
             k_cache: cache(DType::F16),
             v_cache: cache(DType::Bf16),
-            starts: self.i32(2),
-            kv_lens: self.i32(2),
+            starts: self.i32(batch),
+            kv_lens: self.i32(batch),
             band: Mask::causal().band,
             scale: None,
             o: self.projection(DType::Q4_0, 64, 64, false),
             precision: Precision::Quantized,
-            out: self.f32(&[2, len, 64]),
+            out: self.f32(&[batch, len, 64]),
         }
     }
 
@@ -79,29 +83,29 @@ impl Zeros {
         }
     }
 
-    /// A step of two sequences through two layers, over a vocabulary of 100.
-    fn step(&self) -> DecoderStepArgs {
-        let (x, attended, fed, normed) =
-            (self.f32(&[2, 64]), self.f32(&[2, 64]), self.f32(&[2, 64]), self.f32(&[2, 64]));
-        let by_sequence = |tensor: &Tensor| tensor.reshape([2, 1, 64]).unwrap();
+    /// A step of some sequences through two layers, over a vocabulary of 100.
+    fn step(&self, batch: usize) -> DecoderStepArgs {
+        let stream = || self.f32(&[batch, 64]);
+        let (x, attended, fed, normed) = (stream(), stream(), stream(), stream());
+        let by_sequence = |tensor: &Tensor| tensor.reshape([batch, 1, 64]).unwrap();
         let layer = |pending: Option<&Tensor>| DecoderLayer {
             attention: AttentionBlockArgs {
                 x: by_sequence(&x),
                 pending: pending.map(by_sequence),
                 out: by_sequence(&attended),
-                ..self.attention(1, false)
+                ..self.attention_of([batch, 1], false)
             },
             mlp: MlpBlockArgs {
                 x: x.clone(),
                 pending: Some(attended.clone()),
                 out: fed.clone(),
-                ..self.mlp(2)
+                ..self.mlp(batch)
             },
         };
         DecoderStepArgs {
             layers: vec![layer(None), layer(Some(&fed))],
             embedding: EmbeddingArgs {
-                ids: self.i32(2),
+                ids: self.i32(batch),
                 table: self.f32(&[100, 64]),
                 out: x.clone(),
             },
@@ -117,8 +121,9 @@ impl Zeros {
                 weight: self.f32(&[100, 64]),
                 bias: None,
                 precision: Precision::Quantized,
-                out: self.f32(&[2, 100]),
+                out: self.f32(&[batch, 100]),
             },
+            greedy: None,
         }
     }
 }
@@ -126,7 +131,7 @@ impl Zeros {
 #[test]
 fn a_step_is_its_parts_chained() {
     let zeros = Zeros::new();
-    let args = zeros.step();
+    let args = zeros.step(2);
     let spec = DecoderStep::check(&args).unwrap();
     assert_eq!((spec.layers.len(), spec.output.out_features), (2, 100));
     assert!(spec.to_string().contains("layers=2 first(norm("), "{spec}");
@@ -145,6 +150,43 @@ fn a_step_is_its_parts_chained() {
     refused(&|args| args.norm.residual = None, "norm residual");
     refused(&|args| args.output.x = zeros.f32(&[2, 64]), "output x");
     refused(&|args| args.norm.weight = zeros.f32(&[63]), "last norm");
+}
+
+#[test]
+fn steps_that_follow_begin_with_the_first() {
+    let zeros = Zeros::new();
+    let several = |batch: usize| {
+        let mut args = zeros.step(batch);
+        let (cos, sin) = (zeros.f32(&[5, 8]), zeros.f32(&[5, 8]));
+        for layer in &mut args.layers {
+            let first = |all: &Tensor| all.narrow(0, 0, batch).unwrap().reshape([batch, 1, 8]);
+            let rotation = &mut layer.attention.rotation;
+            (rotation.cos, rotation.sin) = (first(&cos).unwrap(), first(&sin).unwrap());
+        }
+        args.greedy = Some(GreedySteps { count: zeros.i32(1), cos, sin, picked: zeros.i32(16) });
+        args
+    };
+    let spec = DecoderStep::check(&several(1)).unwrap();
+    assert_eq!(spec.greedy, Some(5));
+    assert!(spec.to_string().ends_with(" steps<=5"), "{spec}");
+    assert_ne!(spec, DecoderStep::check(&zeros.step(1)).unwrap());
+    let refused = |batch: usize, change: &dyn Fn(&mut GreedySteps), what: &str| {
+        let mut args = several(batch);
+        change(args.greedy.as_mut().unwrap());
+        let error = DecoderStep::check(&args).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused(2, &|_| (), "cos");
+    refused(1, &|steps| steps.cos = zeros.f32(&[5, 8]), "cos");
+    refused(1, &|steps| steps.sin = steps.sin.narrow(0, 0, 4).unwrap(), "sin steps");
+    refused(1, &|steps| steps.count = zeros.i32(2), "count");
+    refused(1, &|steps| steps.picked = zeros.i32(15), "picked words");
+    refused(1, &|steps| steps.picked = zeros.f32(&[16]), "picked");
+    refused(
+        1,
+        &|steps| steps.count = steps.picked.narrow(0, 3, 1).unwrap(),
+        "the memory of picked",
+    );
 }
 
 /// The printed graph of a call; its feeds fit the inputs, and its inputs the signature.

@@ -1,7 +1,7 @@
 //! `metallic bench`: prompt and generation speed of a model, in llama-bench's words.
 //!
-//! Tokens are fixed. Each step reads back what `run --temp 0` does, the likeliest token where the device
-//! can pick it; tokenisation is not measured.
+//! Prompts are fixed. Then each step is fed with what the one before it gave, as in `run --temp 0`, and the
+//! device may make several in one call as there; tokenisation is not measured.
 
 mod floor;
 mod table;
@@ -174,24 +174,31 @@ impl Setting<'_> {
         let step = context.step(ctx.device().id().kind);
         memory::check_context(ctx, &loaded.files, &cache, (total, step))?;
         let mut generator = Generator::new(ctx, &loaded.model, cache, step)?;
+        generator.fix_steps_at_once(args.steps_at_once);
         let depth: Vec<u32> = (0..test.n_depth).map(token).collect();
         let tokens: Vec<u32> = (test.n_depth..total).map(token).collect();
         let (prompt, generated) = tokens.split_at(test.n_prompt);
         let before = [summary::attention_runs(ctx), summary::segment_runs(ctx)];
         let mut once = || -> Result<f64> {
-            let feed = |generator: &mut Generator<'_>, tokens: &[u32]| -> Result<()> {
-                generator.feed_greedy(tokens, &mut go_on)?;
-                interrupt::check()
-            };
+            let feed =
+                |generator: &mut Generator<'_>, tokens: &[u32], more| -> Result<Option<u32>> {
+                    let next = generator.feed_greedy(tokens, more, &mut go_on)?;
+                    interrupt::check()?;
+                    Ok(next.and_then(|next| next.likeliest()))
+                };
             generator.truncate(test.n_depth);
             if generator.tokens().len() < test.n_depth {
-                feed(&mut generator, &depth)?;
+                feed(&mut generator, &depth, 0)?;
             }
             let start = Instant::now();
             if !prompt.is_empty() {
-                feed(&mut generator, prompt)?;
+                feed(&mut generator, prompt, 0)?;
             }
-            generated.chunks(1).try_for_each(|token| feed(&mut generator, token))?;
+            let mut token = generated.first().copied();
+            for left in (0..generated.len()).rev() {
+                let fed = token.ok_or(metallic_models::Error::EmptyPrompt)?;
+                token = feed(&mut generator, &[fed], left)?;
+            }
             Ok(start.elapsed().as_nanos() as f64)
         };
         let cold_ns = once()?;

@@ -1,5 +1,7 @@
 //! The whole model: tokens in, logits out. Names no device and no backend.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use metallic::Context;
 use metallic::context::{StepSpec, unique_id};
 use metallic::op::{Embedding, Linear, Precision, RmsNorm};
@@ -7,7 +9,7 @@ use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
 use super::next::Next;
-use super::step::{Batch, Rotations, Step, StepFeeds};
+use super::step::{Batch, MOST_STEPS, Rotations, Step, StepFeeds};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
@@ -45,7 +47,11 @@ pub enum Logits<'a> {
     Next {
         /// As many of the likeliest tokens will do; `None` for all logits.
         best: Option<usize>,
-        /// One for each sequence, in order.
+        /// Steps that may follow, of one sequence and where the likeliest token will do: as many as
+        /// the device makes in one call. Each takes the likeliest token after the one before it;
+        /// the cache does not count their positions as live.
+        more: usize,
+        /// One for each sequence, in order; then one for each step that followed.
         out: &'a mut Vec<Next>,
     },
     /// Those after every token, handed out row by row: row number in `[sequences * len]`, then
@@ -139,7 +145,7 @@ impl Model {
                 }
                 Ok(())
             }
-            Logits::Next { best, out } => {
+            Logits::Next { best, out, .. } => {
                 out.clear();
                 for last in step.last_rows() {
                     let logits = self.logits(ctx, &x, pending.as_ref(), (last, 1))?;
@@ -172,8 +178,16 @@ impl Model {
         let vocab = self.config.vocab;
         let make = || StepFeeds::new(ctx, batch.sequences, &self.rotations, vocab);
         let feeds = cache.feeds(self.id, make)?;
-        let step = Step::replayable(ctx, batch, cache, &feeds, &self.rotations)?;
         let with_logits = !matches!(logits, Logits::None);
+        let whole = with_logits && ctx.registry().whole_steps_for(batch.sequences);
+        let count = match &logits {
+            // Steps that ran in parts gave nothing else, so these pick nothing.
+            Logits::Next { best: Some(1), more, .. } if whole && feeds.is_whole.load(Relaxed) => {
+                more.saturating_add(1).min(MOST_STEPS).min(cache.steps_in_view())
+            }
+            _ => 0,
+        };
+        let step = Step::replayable(ctx, (batch, count), cache, &feeds, &self.rotations)?;
         let spec = StepSpec {
             model: self.id,
             buffers: cache.buffers_id(),
@@ -181,9 +195,12 @@ impl Model {
             kv_len: step.kv_len,
             logits: with_logits,
         };
-        let whole = with_logits && ctx.registry().whole_steps_for(step.rows());
         ctx.step(spec, &mut || -> Result<()> {
-            if whole && self.whole_step(ctx, cache, &step, &feeds.logits)? {
+            let runs_whole = whole && self.whole_step(ctx, cache, &step, &feeds)?;
+            if with_logits {
+                feeds.is_whole.store(runs_whole, Relaxed);
+            }
+            if runs_whole {
                 return Ok(());
             }
             let (x, pending) = self.blocks(ctx, cache, &step)?;
@@ -194,9 +211,14 @@ impl Model {
         })?;
         match logits {
             Logits::Last(out) => ctx.download_f32_into(&feeds.logits, out)?,
-            Logits::Next { best, out } => {
-                out.clear();
-                for row in 0..step.rows() {
+            Logits::Next { best, out, .. } => {
+                *out = match &feeds.greedy {
+                    Some(steps) if count > 0 => Next::read_picked(ctx, steps)?,
+                    _ => Vec::new(),
+                };
+                // What no device picked is picked now.
+                let rows = if out.is_empty() { step.rows() } else { 0 };
+                for row in 0..rows {
                     out.push(Next::read(ctx, &feeds.logits.narrow(0, row, 1)?, best)?);
                 }
             }

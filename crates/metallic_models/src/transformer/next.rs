@@ -3,6 +3,7 @@
 
 use metallic::Context;
 use metallic::op::{TopK, TopKArgs};
+use metallic::segment::GreedySteps;
 use metallic::tensor::{DType, Layout, Shape, Tensor};
 
 use crate::error::Result;
@@ -67,6 +68,33 @@ impl Next {
         })
     }
 
+    /// Reads what the device picked after each of several steps; nothing where it made none.
+    pub(super) fn read_picked(ctx: &Context, steps: &GreedySteps) -> Result<Vec<Self>> {
+        let bytes = ctx.download(&steps.picked)?;
+        let words: Vec<u32> =
+            bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let most = words.len() / 3;
+        let next = |step: usize| {
+            let (id, logit) = (words[step], f32::from_bits(words[most + step]));
+            let not_finite = words[2 * most + step] as usize;
+            Self::Best { candidates: vec![Candidate { id, logit }], not_finite }
+        };
+        Ok((1..=most.min(words[0] as usize)).map(next).collect())
+    }
+
+    /// The likeliest token; of equal logits, the lower id.
+    pub fn likeliest(&self) -> Option<u32> {
+        match self {
+            Self::All(logits) => {
+                let higher = |best: (u32, f32), next: (u32, f32)| {
+                    if next.1 > best.1 { next } else { best }
+                };
+                (0..).zip(logits.iter().copied()).reduce(higher).map(|(id, _)| id)
+            }
+            Self::Best { candidates, .. } => candidates.first().map(|best| best.id),
+        }
+    }
+
     /// True when every logit of the vocabulary is a finite number.
     pub(crate) fn is_finite(&self) -> bool {
         match self {
@@ -106,6 +134,8 @@ mod tests {
             let candidate = |id: u32| Candidate { id, logit: LOGITS[id as usize] };
             Next::Best { candidates: order.map(candidate).to_vec(), not_finite: 0 }
         });
+        assert_eq!(read(&ctx, &LOGITS, None).likeliest(), Some(1));
+        assert_eq!(read(&ctx, &LOGITS, Some(3)).likeliest(), Some(1));
         let Next::Best { candidates, not_finite } =
             read(&ctx, &[1.0, f32::NAN, f32::INFINITY], Some(1))
         else {

@@ -1,8 +1,10 @@
 //! One forward step: which tokens at which positions, and the small tensors every layer shares.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use metallic::Context;
+use metallic::segment::GreedySteps;
 use metallic::tensor::{DType, Layout, Shape, Tensor};
 
 use super::rope::RopeConfig;
@@ -87,15 +89,15 @@ impl Step {
     }
 
     /// A step of one token for each sequence over the tensors of `feeds`, which hold its numbers
-    /// from here on.
+    /// from here on; `count` as in [`GreedySteps`].
     pub(super) fn replayable(
         ctx: &Context,
-        batch: Batch<'_>,
+        (batch, count): (Batch<'_>, usize),
         cache: &KvCache,
         feeds: &StepFeeds,
         rope: &Rotations,
     ) -> Result<Self> {
-        feeds.write(ctx, batch, cache, rope)?;
+        feeds.write(ctx, (batch, count), cache, rope)?;
         let [ids, starts, kv_lens, cos, sin] = feeds.views.clone();
         Ok(Self {
             sequences: batch.sequences,
@@ -119,8 +121,11 @@ impl Step {
 /// Words that a feed's start is a multiple of, so that kernels may load it in any width.
 const FEED_ALIGNMENT: usize = 64;
 
+/// The most steps that one call makes: what they cost beside their work is shared by as many.
+pub(super) const MOST_STEPS: usize = 16;
+
 /// What differs from one step of one token to the next, in one piece of device memory that a single
-/// write fills, and the place of the logits: the same addresses in every step.
+/// write fills, what steps picked, and the place of the logits: the same addresses in every step.
 #[derive(Debug)]
 pub(crate) struct StepFeeds {
     memory: Tensor,
@@ -128,6 +133,11 @@ pub(crate) struct StepFeeds {
     views: [Tensor; 5],
     /// f32 `[sequences, vocab]`.
     pub(super) logits: Tensor,
+    /// Of one sequence: steps that follow in the same call.
+    pub(super) greedy: Option<GreedySteps>,
+    /// Whether the step that was last put together here ran as one op, the only way in which steps
+    /// follow each other in one call.
+    pub(super) is_whole: AtomicBool,
 }
 
 impl StepFeeds {
@@ -137,14 +147,19 @@ impl StepFeeds {
         rope: &Rotations,
         vocab: usize,
     ) -> Result<Self> {
-        let angles = Shape::new(&[sequences, 1, rope.inv_freq.len()]);
-        let row = Shape::new(&[sequences]);
+        let most = if sequences == 1 { MOST_STEPS } else { 0 };
+        let (row, pairs) = (Shape::new(&[sequences]), rope.inv_freq.len());
+        let angles = Shape::new(&[sequences.max(most), pairs]);
+        let (count, picked) = (Shape::new(&[1]), Shape::new(&[1 + 3 * most]));
+        let (words, turns) = (DType::I32, DType::F32);
         let parts = [
-            (DType::I32, row),
-            (DType::I32, row),
-            (DType::I32, row),
-            (DType::F32, angles),
-            (DType::F32, angles),
+            (words, row),
+            (words, row),
+            (words, row),
+            (turns, angles),
+            (turns, angles),
+            (words, count),
+            (words, picked),
         ];
         let words = |shape: Shape| shape.elements().next_multiple_of(FEED_ALIGNMENT);
         let total = parts.iter().map(|(_, shape)| words(*shape)).sum::<usize>();
@@ -156,21 +171,30 @@ impl StepFeeds {
             at += words(shape);
             Tensor::new(Arc::clone(memory.buffer()), dtype, layout)
         };
-        let [ids, starts, kv_lens, cos, sin] = parts;
-        let views = [view(ids)?, view(starts)?, view(kv_lens)?, view(cos)?, view(sin)?];
-        Ok(Self { memory, views, logits: ctx.empty(DType::F32, [sequences, vocab])? })
+        let [ids, starts, kv_lens, cos, sin, count, picked] = parts;
+        let (ids, starts, kv_lens) = (view(ids)?, view(starts)?, view(kv_lens)?);
+        let (cos, sin, count, picked) = (view(cos)?, view(sin)?, view(count)?, view(picked)?);
+        let first = |all: &Tensor| all.narrow(0, 0, sequences)?.reshape([sequences, 1, pairs]);
+        let views = [ids, starts, kv_lens, first(&cos)?, first(&sin)?];
+        let greedy = (most > 0).then_some(GreedySteps { count, cos, sin, picked });
+        let logits = ctx.empty(DType::F32, [sequences, vocab])?;
+        Ok(Self { memory, views, logits, greedy, is_whole: AtomicBool::new(true) })
     }
 
+    /// Writes the numbers of a step and of those that follow it; nothing is picked yet.
     fn write(
         &self,
         ctx: &Context,
-        batch: Batch<'_>,
+        (batch, count): (Batch<'_>, usize),
         cache: &KvCache,
         rope: &Rotations,
     ) -> Result<()> {
         let mut words = vec![0i32; self.memory.shape().elements()];
         let starts = || cache.lens().iter().map(|&start| start as i32);
-        let (cos, sin) = rope.at(cache.lens().iter().copied());
+        let (cos, sin) = match cache.lens() {
+            [start] => rope.at(*start..start + count.max(1)),
+            starts => rope.at(starts.iter().copied()),
+        };
         let bits = |values: Vec<f32>| values.into_iter().map(|value| value.to_bits() as i32);
         let parts: [&mut dyn Iterator<Item = i32>; 5] = [
             &mut batch.tokens.iter().map(|&id| id as i32),
@@ -182,6 +206,9 @@ impl StepFeeds {
         for (view, values) in self.views.iter().zip(parts) {
             let room = &mut words[view.layout().offset()..];
             values.zip(room).for_each(|(value, word)| *word = value);
+        }
+        if let Some(greedy) = &self.greedy {
+            words[greedy.count.layout().offset()] = count as i32;
         }
         Ok(ctx.write_i32(&self.memory, &words)?)
     }

@@ -1,4 +1,5 @@
-//! A step of one token as one op, where that is asked for: the calls of all parts, chained.
+//! A step of one token as one op, where that is asked for: the calls of all parts, chained; and the
+//! steps that may follow it in the same call.
 
 use metallic::Context;
 use metallic::op::{EmbeddingArgs, LinearArgs, RmsNormArgs};
@@ -6,19 +7,19 @@ use metallic::segment::{DecoderLayer, DecoderStep, DecoderStepArgs};
 use metallic::tensor::{DType, Tensor};
 
 use super::model::Model;
-use super::step::Step;
+use super::step::{Step, StepFeeds};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 
 impl Model {
-    /// Runs all of `step` into `logits`, f32 `[rows, vocab]`; false, with nothing written, where no
-    /// kernel takes it and none was demanded.
+    /// Runs all of `step`, and those that follow, into the logits of `feeds`; false, with nothing
+    /// written, where no kernel takes it and none was demanded.
     pub(super) fn whole_step(
         &self,
         ctx: &Context,
         cache: &KvCache,
         step: &Step,
-        logits: &Tensor,
+        feeds: &StepFeeds,
     ) -> Result<bool> {
         let make = || ctx.empty(DType::F32, [step.rows(), self.config.hidden]);
         // What a part leaves pending is read by the next one alone.
@@ -35,7 +36,8 @@ impl Model {
             embedding: self.embedding_args(step, &x),
             layers,
             norm: self.last_norm(&x, Some(&fed), &normed),
-            output: self.output(&normed, logits),
+            output: self.output(&normed, &feeds.logits),
+            greedy: feeds.greedy.clone(),
         };
         Ok(ctx.run_segment::<DecoderStep>(&args)?.is_some())
     }

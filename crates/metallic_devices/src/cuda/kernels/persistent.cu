@@ -8,11 +8,13 @@
 // variant: -DWEIGHTS=0x5120 -DTABLE=5 -DKV=1 -DHEAD_DIM=64
 // variant: -DWEIGHTS=0x5000 -DTABLE=14 -DKV=1 -DHEAD_DIM=128
 // arch: sm_90a
-// A decode step of one sequence as one kernel: the embedding's row, all layers, the logits.
+// Decode steps of one sequence as one kernel: the embedding's row, all layers, the logits, and where more steps
+// follow the likeliest token.
 //
 // WEIGHTS has a bit for every type of the weights, TABLE is the embedding's type, KV the caches'.
 // Grid: at most one block a multiprocessor, all of them resident at once.
 #include "persistent_attention.cuh"
+#include "persistent_pick.cuh"
 #include "persistent_products.cuh"
 
 // What a block keeps in shared memory beside its rings.
@@ -27,6 +29,16 @@ struct Ahead {
     float bias[2], cos, sin;
 };
 
+// What differs between two steps, in shared memory: registers are few.
+struct Now {
+    u32 number;  // of the step, from one launch to the next
+    u32 made;    // steps of this launch before it
+    u32 *published;
+    u32 position;  // or past the caches
+    u32 live;
+    Best bests[WARPS];  // of the logits so far, by warp
+};
+
 #define NORM_AHEAD 2
 
 struct Decoder {
@@ -35,8 +47,7 @@ struct Decoder {
     Room room;
     // Sums of squares by warp, of this phase and the last.
     float (*squares)[WARPS];
-    u32 *published;
-    u32 position;  // of this step, or past the caches
+    Now &now;
 
     __device__ __forceinline__ float bias_of(const Matrix &matrix, u32 row) const {
         return matrix.bias ? __ldg(matrix.bias + row) : 0.0f;
@@ -158,7 +169,7 @@ struct Decoder {
         ahead.bias[0] = bias_of(layer.matrices[which], rows[0]);
         ahead.bias[1] = bias_of(layer.matrices[which], rows[1]);
         if (which == V) return ahead;
-        const u32 turn = unit % (HEAD_DIM / 2);
+        const u32 turn = now.made * (HEAD_DIM / 2) + unit % (HEAD_DIM / 2);
         ahead.cos = __ldg(p.cos + turn), ahead.sin = __ldg(p.sin + turn);
         return ahead;
     }
@@ -182,8 +193,8 @@ struct Decoder {
             if (which != Q) {
                 a = as_stored(a), b = as_stored(b);
                 const Cache &cache = layer.caches[which - K];
-                char *row = cache.start + rows[0] / HEAD_DIM * cache.head_stride + position * cache.row_stride;
-                if (position < p.kv_len) {
+                char *row = cache.start + rows[0] / HEAD_DIM * cache.head_stride + now.position * cache.row_stride;
+                if (now.position < p.kv_len) {
                     store(row, rows[0] % HEAD_DIM, a);
                     store(row, rows[1] % HEAD_DIM, b);
                 }
@@ -209,13 +220,20 @@ struct Decoder {
     }
 
     __device__ __forceinline__ void finish_logits(const Matrix &matrix, const Work &work, float scale) {
-        for (u32 i = threadIdx.x; i < work.units; i += THREADS)
-            p.logits[work.first + i] = total(work, room.sums, i) * scale + bias_of(matrix, work.first + i);
+        Best best = Best::none();
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
+            const u32 row = work.first + i;
+            const float logit = total(work, room.sums, i) * scale + bias_of(matrix, row);
+            p.logits[row] = logit;
+            best.add(logit, row);
+        }
+        best.join();
+        if (threadIdx.x % WARP == 0) now.bests[threadIdx.x / WARP].add(best);
     }
 
     // Published words of the layer of a phase.
     __device__ __forceinline__ u32 *words_of(u32 phase) const {
-        return published + phase / LAYER_PHASES * p.layer_words;
+        return now.published + phase / LAYER_PHASES * p.layer_words;
     }
 
     // Waits for the input of a phase, and gives the type of its weights.
@@ -257,13 +275,59 @@ struct Decoder {
     }
 };
 
+// The row of a token in the table, as the stream.
+__device__ __forceinline__ void embed(const Step &p, u32 id, float *stream) {
+    const u8 *row = (const u8 *)p.table.start + (u64)id * p.table.row_bytes;
+    for (u32 e = 8 * threadIdx.x; e < p.hidden; e += 8 * THREADS) {
+        float values[8];
+        stored8(TABLE, row, e, p.hidden, values);
+        for (int i = 0; i < 8; i++)
+            if (e + i < p.hidden) stream[e + i] = values[i];
+    }
+}
+
+// Makes this block's part of `words` blank, of `count`.
+__device__ __forceinline__ void make_blank(u32 *words, u32 count) {
+    u32 first, mine;
+    share(count / 4, first, mine);
+    for (u32 i = threadIdx.x; i < mine; i += THREADS)
+        ((uint4 *)words)[first + i] = make_uint4(NOTHING, NOTHING, NOTHING, NOTHING);
+}
+
+// Steps of this launch.
+__device__ __forceinline__ u32 steps_of(const Step &p) {
+    const i32 wanted = p.most ? *p.count : 0;
+    return wanted < 1 ? 1 : wanted < (i32)p.most ? (u32)wanted : p.most;
+}
+
+// Begins step number `made` of this launch: its row of the table, and `now`.
+__device__ __noinline__ void begin(const Step &p, u32 made, Now &now, float *stream) {
+    const u32 number = *p.epoch + made, set = p.layer_count * p.layer_words;
+    const i32 id = made == 0 ? *p.ids : (i32)column_of(now.bests[0].key);
+    const i32 start = *p.starts + (i32)made, live = *p.kv_lens + (i32)made;
+    const bool known = id >= 0 && id < (i32)p.table.rows, fits = start >= 0 && start < (i32)p.kv_len;
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        if (!known) report(p.fault, FAULT_TOKEN, id, (i32)p.table.rows);
+        else if (!fits) report(p.fault, FAULT_POSITION, start, (i32)p.kv_len);
+    }
+    make_blank(p.published + (1 - number % 2) * set, set);
+    embed(p, known ? (u32)id : 0, stream);
+    // All have read the token by now.
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        now.number = number, now.made = made, now.published = p.published + number % 2 * set;
+        now.position = fits ? (u32)start : p.kv_len;
+        now.live = live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len;
+    }
+    if (threadIdx.x < WARPS) now.bests[threadIdx.x] = Best::none();
+    __syncthreads();
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __grid_constant__ Step p) {
     extern __shared__ __align__(128) u8 shared[];
     __shared__ float squares[2][WARPS];
+    __shared__ Now now;
     __shared__ __align__(16) float parts[WARPS * (HEAD_DIM + 4)];
-    const u32 epoch = *p.epoch;
-    const u32 set = p.layer_count * p.layer_words;
-    u32 *published = p.published + (epoch % 2) * set, *next = p.published + (1 - epoch % 2) * set;
 
     // The table of layers, from here on in shared memory.
     __shared__ Works works;
@@ -272,44 +336,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
     if (threadIdx.x == 0) works.fill(p);
     __syncthreads();
     const Layer *layers = (const Layer *)shared;
-    Ring ring(p, layers, works, shared + p.ring_at);
-
-    u32 first, mine;
-    share(set / 4, first, mine);
-    for (u32 i = threadIdx.x; i < mine; i += THREADS)
-        ((uint4 *)next)[first + i] = make_uint4(NOTHING, NOTHING, NOTHING, NOTHING);
+    Ring ring(p, layers, works, shared + p.ring_at, steps_of(p));
 
     const Room room = {(float *)(shared + p.stream_at), shared + p.input_at, (float *)(shared + p.sums_at)};
-    const i32 id = *p.ids, start = *p.starts, live = *p.kv_lens;
-    const bool known = id >= 0 && id < (i32)p.table.rows, fits = start >= 0 && start < (i32)p.kv_len;
-    if (blockIdx.x == 0 && threadIdx.x == 0) {
-        if (!known) report(p.fault, FAULT_TOKEN, id, (i32)p.table.rows);
-        else if (!fits) report(p.fault, FAULT_POSITION, start, (i32)p.kv_len);
-    }
-    const u8 *row = (const u8 *)p.table.start + (u64)(known ? id : 0) * p.table.row_bytes;
-    for (u32 e = 8 * threadIdx.x; e < p.hidden; e += 8 * THREADS) {
-        float values[8];
-        stored8(TABLE, row, e, p.hidden, values);
-        for (int i = 0; i < 8; i++)
-            if (e + i < p.hidden) room.stream[e + i] = values[i];
-    }
-    __syncthreads();
-
-    const u32 bound = live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len;
-    Decoder decoder = {p, layers, room, squares, published, fits ? (u32)start : p.kv_len};
-    const u32 end = ring.phases;
-    bring_layer(p, layers[0], bound, 0);
-    for (u32 phase = 0; phase < end; phase++) {
+    Decoder decoder = {p, layers, room, squares, now};
+    begin(p, 0, now, room.stream);
+    bring_layer(p, layers[0], now.live, 0);
+#pragma unroll 1
+    for (u32 phase = 0;;) {
         const Work &work = works.of(p, phase);
         Ahead ahead = {};
         const u32 dtype = decoder.take_input(phase, work, ahead);
         multiply(ring, work, dtype, room.input, room.sums);
         __syncthreads();
         decoder.finish(phase, work, ahead);
-        const u32 layer = layer_of(p, phase);
-        if (work.kind == Q && layer + 1 < p.layer_count) bring_layer(p, layers[layer + 1], bound, layer + 1);
-        if (work.kind == Q)
-            attend(p, layers[layer], decoder.words_of(phase), decoder.position, bound, parts);
+        if (work.kind == Q) {
+            const u32 layer = layer_of(p, phase);
+            if (layer + 1 < p.layer_count) bring_layer(p, layers[layer + 1], now.live, layer + 1);
+            attend(p, layers[layer], decoder.words_of(phase), now.position, now.live, parts);
+        }
+        if (++phase < ring.phases) continue;
+        const u32 made = now.made + 1;
+        if (p.most && *p.count > 0) pick(p, now.bests, now.number, made, made == steps_of(p));
+        if (made == steps_of(p)) break;
+        begin(p, made, now, room.stream);
+        bring_layer(p, layers[0], now.live, 0);
+        phase = 0;
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) *p.epoch = epoch + 1;
+    if (blockIdx.x == 0 && threadIdx.x == 0) *p.epoch = now.number + 1;
 }

@@ -7,7 +7,8 @@
 // way to the second-level cache and back.
 //
 // There are two sets of published words. A step uses one and makes the other NOTHING again for the next
-// step, so that no word is ever read too late or too early; `epoch` counts steps.
+// step, so that no word is ever read too late or too early; `epoch` counts steps. One launch makes several
+// steps where each takes the likeliest token after the one before it (`persistent_pick.cuh`).
 #pragma once
 #include "persistent_asm.cuh"
 
@@ -56,11 +57,14 @@ struct Step {
     const i32 *ids;       // [1], as the next two
     const i32 *starts;
     const i32 *kv_lens;
-    const float *cos;  // [HEAD_DIM / 2]
+    const float *cos;  // [most, HEAD_DIM / 2], by step of a launch
     const float *sin;
-    float *logits;   // [vocab]
-    u32 *published;  // [2][layer_count * layer_words]
+    float *logits;    // [vocab], of the last step
+    u32 *published;   // [2][layer_count * layer_words]
     u32 *epoch;
+    const i32 *count; // [1], steps of this launch; 0 for one whose likeliest token nobody asks for
+    i32 *picked;      // steps made; [most] ids, [most] values as f32, [most] counts of what is not finite
+    u64 *picks;       // [2][blocks][PICK_WORDS]
     Fault *fault;
     u32 layer_count;
     u32 layer_words;
@@ -81,6 +85,8 @@ struct Step {
     u32 ring_at;
     u32 slots;  // of a warp
     u32 slot_bytes;
+    u32 most;  // steps of a launch; 0 where nothing is ever picked, without the three arrays for it
+    u32 unused;
 };
 
 // Where the published words of one layer begin: those of q, k and v; of attention, HEAD_DIM + 4 for each

@@ -28,6 +28,22 @@ __device__ __forceinline__ uint2 look2(const u32 *at) {
     return w;
 }
 
+// A word with a tag that comes with it: 64 bits that are seen together.
+__device__ __forceinline__ void publish_pair(u64 *at, u32 word, u32 tag) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"((u64)tag << 32 | word) : "memory");
+}
+
+// Two such words; each has a tag of its own.
+struct Pairs {
+    u32 words[2], tags[2];
+};
+
+__device__ __forceinline__ Pairs look_pairs(const u64 *at) {
+    u64 a, b;
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(at) : "memory");
+    return {{(u32)a, (u32)b}, {(u32)(a >> 32), (u32)(b >> 32)}};
+}
+
 // Brings the 128 bytes around `at` into the second-level cache.
 __device__ __forceinline__ void bring(const void *at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

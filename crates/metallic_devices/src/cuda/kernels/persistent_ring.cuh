@@ -1,5 +1,5 @@
 // Weights on their way into shared memory: every warp has a ring of slots of its own and fills them with
-// the pieces it is going to multiply, in that order, through all phases of the step. It waits for nobody:
+// the pieces it is going to multiply, in that order, through all phases of all steps. It waits for nobody:
 // a slot is filled again as soon as the warp is done with it.
 #pragma once
 #include "persistent.cuh"
@@ -116,16 +116,17 @@ struct Ring {
     u8 *slots;   // [p.slots][p.slot_bytes] of this warp
     u32 *notes;  // [p.slots]: where in its slot a piece starts, and its type
     u64 *full;   // [p.slots], barriers
-    // The next piece to be asked for.
+    // The next piece to be asked for; `steps` are left with that of the piece.
     Place place;
-    u32 phase, phases;
+    u32 phase, phases, steps;
     u32 filling;
     // The next piece to be multiplied.
     u32 reading, parity;
     u64 policy;
 
-    __device__ __forceinline__ Ring(const Step &p, const Layer *layers, const Works &works, u8 *shared)
-        : p(p), layers(layers), works(works) {
+    __device__ __forceinline__ Ring(
+        const Step &p, const Layer *layers, const Works &works, u8 *shared, u32 steps)
+        : p(p), layers(layers), works(works), steps(steps) {
         const u32 warp = threadIdx.x / WARP;
         full = (u64 *)shared + warp * p.slots;
         notes = (u32 *)(shared + WARPS * p.slots * 8) + warp * p.slots;
@@ -147,8 +148,14 @@ struct Ring {
     // Asks for the next piece; the slot it goes to is free.
     __device__ __forceinline__ void fetch() {
         while (place.item == place.end) {
-            if (phase + 1 >= phases) return;
-            place = Place(works.of(p, ++phase));
+            if (++phase == phases) {
+                if (steps <= 1) {
+                    phase--;
+                    return;
+                }
+                steps--, phase = 0;
+            }
+            place = Place(works.of(p, phase));
         }
         const Work &work = works.of(p, phase);
         const Matrix *matrix;

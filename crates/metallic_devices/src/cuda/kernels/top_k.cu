@@ -1,12 +1,11 @@
 // The k largest of each row with their columns, in two steps: `top_k_chunks` keeps the k best of
 // every CHUNK elements, `top_k_merge` the k best of those.
 //
-// An element is one key that is larger for what comes first: the value's order in the upper 32 bits,
-// the column's complement in the lower, so that equal values come by column. No two keys are equal.
+// An element is one key of `order.cuh`. No two keys are equal.
 // Selection after Shanbhag, Pirk, Madden 2018, "Efficient Top-K Query Processing on Massively
 // Parallel Hardware": runs of k keys are sorted, then halved by taking the larger of each pair of two
 // runs, one descending and one ascending, and sorted again.
-#include "numbers.cuh"
+#include "order.cuh"
 
 // Keys in shared memory: 16 KiB. CHUNK and THREADS in top_k.rs.
 #define CHUNK 2048u
@@ -25,20 +24,6 @@ struct TopK {
     u32 run_log2;
     u32 chunks;
 };
-
-__device__ __forceinline__ u64 key_of(float value, u32 column) {
-    const u32 bits = __float_as_uint(value), magnitude = bits & 0x7fffffffu;
-    u32 order = bits >> 31 ? ~bits : bits | 0x80000000u;
-    if (magnitude == 0) order = 0x80000000u;
-    if (magnitude > 0x7f800000u) order = 0;
-    return (u64)order << 32 | (u64)~column;
-}
-
-__device__ __forceinline__ float value_of(u64 key) {
-    const u32 order = (u32)(key >> 32);
-    if (order == 0) return __uint_as_float(0x7fc00000u);
-    return __uint_as_float(order >> 31 ? order & 0x7fffffffu : ~order);
-}
 
 // Orders the pair (low, high): the larger key first where `descending`.
 __device__ __forceinline__ void order_pair(u64 *keys, u32 low, u32 high, bool descending) {

@@ -76,6 +76,12 @@ pub(super) fn layer_words(sizes: &Sizes, splits: usize) -> usize {
     (q_heads + 2 * kv_heads) * head_dim + q_heads * splits * (head_dim + 4) + 2 * hidden + ffn
 }
 
+/// Bytes of what `blocks` blocks publish of the likeliest tokens: two sets of slots of `PICK_WORDS`
+/// words of 64 bits (`persistent_pick.cuh`).
+pub(super) fn picks_bytes(blocks: usize) -> usize {
+    2 * blocks * 4 * size_of::<u64>()
+}
+
 /// Shared memory of a block beside its layout.
 fn own_bytes(head_dim: usize) -> usize {
     WARPS * (head_dim + 4) * size_of::<f32>() + 1024

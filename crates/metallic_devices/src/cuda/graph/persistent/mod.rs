@@ -1,5 +1,6 @@
-//! A decode step of one sequence as one kernel (`persistent.cu`), for Hopper: weights stream into shared
-//! memory ahead of the work, and blocks wait for published words instead of for each other's end.
+//! Decode steps of one sequence as one kernel (`persistent.cu`), for Hopper: weights stream into shared
+//! memory ahead of the work, and blocks wait for published words instead of for each other's end. Steps that
+//! take the likeliest token follow each other in one launch.
 //!
 //! Not: many rows, other chips, norms of heads, windows, f32 activations over quantised weights, and
 //! what does not fit a multiprocessor's shared memory; `supports` says which.
@@ -112,7 +113,7 @@ impl Shape {
     /// # Errors
     /// The reason why there is no kernel for such a step.
     fn of(spec: &DecoderStepSpec) -> Result<Self, Reason> {
-        let DecoderStepSpec { embedding, layers, norm, output } = spec;
+        let DecoderStepSpec { embedding, layers, norm, output, .. } = spec;
         let mut types = vec![output.weight];
         check_products(&[output])?;
         let (first, first_mlp) = layers.first().ok_or_else(|| missing("steps without layers"))?;

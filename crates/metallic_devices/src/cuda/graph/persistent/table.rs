@@ -104,6 +104,9 @@ pub(super) struct Step {
     pub logits: u64,
     pub published: u64,
     pub epoch: u64,
+    pub count: u64,
+    pub picked: u64,
+    pub picks: u64,
     pub fault: u64,
     pub layer_count: u32,
     pub layer_words: u32,
@@ -123,6 +126,8 @@ pub(super) struct Step {
     pub ring_at: u32,
     pub slots: u32,
     pub slot_bytes: u32,
+    pub most: u32,
+    pub unused: u32,
 }
 
 #[cfg(test)]
@@ -135,6 +140,6 @@ mod tests {
         assert_eq!(size_of::<Layer>(), 7 * 32 + 2 * 24 + 16);
         // The table is copied in pieces of 16 bytes.
         assert!(size_of::<Layer>().is_multiple_of(16));
-        assert_eq!(size_of::<Step>(), 8 + 32 + 9 * 8 + 18 * 4);
+        assert_eq!(size_of::<Step>(), 8 + 32 + 12 * 8 + 20 * 4);
     }
 }
