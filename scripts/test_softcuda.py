@@ -52,7 +52,7 @@ def compiler():
     found = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])), None)
     if found is None:
         sys.exit("test-softcuda: no C++ compiler")
-    return [found, "-std=c++20", "-O1", "-ffp-contract=off", "-w", f"-I{TESTS}"]
+    return [found, "-std=c++20", "-O1", "-ffp-contract=off", "-w", "-Wno-psabi", f"-I{TESTS}"]
 
 
 def translated(source, folder):
