@@ -1,10 +1,10 @@
-"""Runs CUDA kernels that hold no PTX but conversions on this machine's CPU, thread by thread.
+"""Runs CUDA kernels on this machine's CPU, thread by thread.
 
-First the kernels between the products of many rows, against f64 loops; then the kernel of a whole decode step, a
-fiber for each thread and a system thread for each block (`tests/softcuda/device.hpp`); then, with a program that is
-built already, a prompt of the embedded model on `--device cuda` over stand-ins for NVIDIA's libraries (`tests/softcuda/nvidia.cpp`),
+First the kernels between the products of many rows, against f64 loops; then the kernel of a whole decode step and
+Hopper's kernel of attention, a fiber for each thread and a system thread for each block (`tests/softcuda/device.hpp`),
+whose instructions have stand-ins; then, with a program that is built already, a prompt of the embedded model on `--device cuda` over stand-ins for NVIDIA's libraries (`tests/softcuda/nvidia.cpp`),
 against the CPU: every launch of the fused halves is the program's own. It says nothing of speed, of the machine's own
-arithmetic, of recorded steps or of kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
+arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def compiler():
     found = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])), None)
     if found is None:
         sys.exit("test-softcuda: no C++ compiler")
-    return [found, "-std=c++20", "-O1", "-ffp-contract=off", "-w", f"-I{TESTS}"]
+    return [found, "-std=c++20", "-O1", "-ffp-contract=off", "-w", "-Wno-psabi", f"-I{TESTS}"]
 
 
 def translated(source, folder):
@@ -101,9 +101,9 @@ extern "C" void run_decode_step(Index grid, Index block, void **params, size_t s
 """
 
 
-def flatten(folder):
-    """persistent.cu with its headers in place, as kernel.inc in `folder`."""
-    command = [sys.executable, TESTS / "flatten.py", "persistent.cu", folder / "kernel.inc"]
+def flatten(folder, kernel):
+    """The file `kernel` with its headers in place, as kernel.inc in `folder`."""
+    command = [sys.executable, TESTS / "flatten.py", kernel, folder / "kernel.inc"]
     subprocess.run(command, check=True)
 
 
@@ -111,7 +111,7 @@ def translate(folder):
     """What the stand-in for NVRTC asks for: kernel.so of main.cu and the definitions in `options`."""
     source = (folder / "main.cu").read_text(encoding="utf-8")
     if " decode_step(" in source:
-        flatten(folder)
+        flatten(folder, "persistent.cu")
         program = STEP_RUN
     else:
         try:
@@ -150,23 +150,40 @@ STEPS = [
 ]
 
 
-def step(folder):
-    """The kernel of a whole decode step against f64. One that waits for ever is a failure too."""
-    flatten(folder)
-    program, built, passed = folder / "step", None, True
-    for build, name, words in STEPS:
+# Of attention.cpp: QT, HEAD_DIM, V_DIM, GROUPS, KEYS, STAGES, as `// variant:` lines of the kernel have them; then
+# its words.
+ATTENTION = [
+    ("1 64 64 1 128 2", "f16, 64 x 128 keys", "none 1 4 2 130 261 3 1"),
+    ("1 64 64 1 128 2", "f16, 64 x 128 keys", "lens_causal 4 2 1 70 301 3 2"),
+    ("1 64 64 2 192 2", "f16, 128 x 192 keys", "causal 1 2 2 300 300 2 3"),
+    ("1 64 64 2 192 2", "f16, 128 x 192 keys", "lens 4 2 1 130 410 3 4"),
+    ("1 64 64 2 192 2", "f16, 128 x 192 keys", "hidden_nan 1 1 1 140 290 2 5"),
+    ("1 128 128 1 64 2", "f16, heads of 128, 64 x 64 keys", "window 1 2 1 150 200 2 6"),
+    ("1 128 128 1 64 2", "f16, heads of 128, 64 x 64 keys", "seen_nan 1 1 1 80 90 2 7"),
+    ("2 128 128 2 128 2", "bf16, heads of 128, 128 x 128 keys", "none 1 4 2 150 300 3 8"),
+    ("2 128 128 2 128 2", "bf16, heads of 128, 128 x 128 keys", "band 1 2 1 200 210 2 9"),
+    ("2 128 128 2 128 2", "bf16, heads of 128, 128 x 128 keys", "lens_causal 3 2 1 130 300 3 10"),
+    ("2 128 128 2 128 2", "bf16, heads of 128, 128 x 128 keys", "seen_nan 1 1 1 130 90 2 11"),
+]
+
+
+def fibers(folder, kernel, source, macros, cases):
+    """A kernel against f64, built with each of `cases`' macros. One that waits for ever is a failure too."""
+    flatten(folder, kernel)
+    program, built, passed = folder / Path(source).stem, None, True
+    for build, name, words in cases:
         if build != built:
-            defined = zip(["WEIGHTS", "TABLE", "KV", "HEAD_DIM"], build.split(), strict=True)
-            defines = [f"-D{key}={value}" for key, value in defined]
-            command = [*compiler(), "-pthread", f"-I{folder}", *defines, TESTS / "step.cpp", "-o", program]
+            defines = [f"-D{key}={value}" for key, value in zip(macros, build.split(), strict=True)]
+            command = [*compiler(), "-pthread", f"-I{folder}", *defines, TESTS / source, "-o", program]
             subprocess.run(command, check=True)
             built = build
         try:
-            right = subprocess.run([program, f"step, {name}", *words.split()], timeout=600, check=False).returncode == 0
+            words = [f"{program.name}, {name}", *words.split()]
+            right = subprocess.run([program, *words], timeout=600, check=False).returncode == 0
         except subprocess.TimeoutExpired:
             right = False
         if not right:
-            print(f"FAILED   step, {name}")
+            print(f"FAILED   {' '.join(words)}")
         passed &= right
     return passed
 
@@ -281,7 +298,10 @@ def main():
         translate(arguments.translate)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        passed = kernels(folder) & step(folder)
+        passed = kernels(folder)
+        passed &= fibers(folder, "persistent.cu", "step.cpp", ["WEIGHTS", "TABLE", "KV", "HEAD_DIM"], STEPS)
+        macros = ["QT", "HEAD_DIM", "V_DIM", "GROUPS", "KEYS", "STAGES"]
+        passed &= fibers(folder, "sdpa_prefill_sm90.cu", "attention.cpp", macros, ATTENTION)
         if os.path.exists(arguments.binary):
             binary, environment = os.path.abspath(arguments.binary), stand_ins(folder)
             passed &= prompt(binary, folder, environment) & greedy(binary, folder, environment)

@@ -47,10 +47,13 @@ def choose(driver, q, k, causal):
         steps = max(1, -(-kv_len // (warps * 16)))
         one = not few and kv_len <= 8192 and power(room) >= 16
         stages = 2 if wide or few or one else 3
+        spread = not few and not one and not wide and power(room) >= 64 and steps >= 4 * 64
         if few:
             splits = cluster = min(power(room), 8, power(steps))
         elif one:
             splits = cluster = 16
+        elif spread:
+            splits, cluster, stages = 64, 8, 2
         else:
             splits = min(power(room), 32, steps)
             cluster = 1 if splits < 32 else 2 if wide else 4

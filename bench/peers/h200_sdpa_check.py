@@ -197,8 +197,8 @@ def variants(engine, width):
     if engine == "prefill":
         keys = 64 if width <= 128 else 32
         return [{"warps": 4, "keys": keys}, {"warps": 2, "keys": 32}]
-    keys = 128 if width == 64 else 64
-    return [{"groups": 2, "keys": 128, "stages": 2}, {"groups": 1, "keys": keys, "stages": 2}]
+    shapes = [(2, 192), (2, 128), (1, 128)] if width == 64 else [(2, 128), (1, 64)]
+    return [{"groups": groups, "keys": keys, "stages": 2} for groups, keys in shapes]
 
 
 def main():

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -144,6 +145,8 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline void __threadfence_system() {}
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }
+using std::max, std::min;
 
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     shift &= 31;
@@ -160,11 +163,20 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 inline void __syncthreads() { soft::wait(soft::of_block, soft::threads); }
 inline void __syncwarp() { soft::wait(soft::of_warp[threadIdx.x / 32], 32); }
 
-template <typename T> inline T __shfl_xor_sync(unsigned, T value, int mask) {
+// What the lane that `from` names holds, to each lane of the warp.
+template <typename T> inline T of_lane(T value, int from) {
     auto &warp = soft::lanes[threadIdx.x / 32];
     memcpy(&warp[threadIdx.x % 32], &value, 4);
     __syncwarp();
-    memcpy(&value, &warp[threadIdx.x % 32 ^ mask], 4);
+    memcpy(&value, &warp[from], 4);
     __syncwarp();
     return value;
+}
+template <typename T> inline T __shfl_xor_sync(unsigned, T value, int mask) {
+    return of_lane(value, threadIdx.x % 32 ^ mask);
+}
+template <typename T> inline T __shfl_sync(unsigned, T value, int lane) { return of_lane(value, lane); }
+inline bool __any_sync(unsigned, bool is) {
+    for (int mask = 1; mask < 32; mask *= 2) is |= __shfl_xor_sync(~0u, (unsigned)is, mask) != 0;
+    return is;
 }

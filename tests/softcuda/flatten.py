@@ -3,7 +3,8 @@
     flatten.py KERNEL OUT
 
 The lowest headers are replaced where they hold instructions: conversions of numbers.cuh, dot4 and copy16 of
-blocks_i8.cuh, all of persistent_asm.cuh. Everything above them is the kernel's own text.
+blocks_i8.cuh, all of persistent_asm.cuh, sdpa_hopper.cuh and sdpa_wgmma.cuh, and of sdpa_common.cuh conversions and
+what lies below its mark of the matrix units. Everything above them is the kernel's own text.
 """
 
 import os
@@ -16,6 +17,17 @@ KERNELS = os.path.join(HERE, "../../crates/metallic_devices/src/cuda/kernels")
 INSTRUCTIONS = {
     "numbers.cuh": ["float f16_to_f32(", "u16 f32_to_f16(", "u16 f32_to_bf16("],
     "blocks_i8.cuh": ["void copy16(", "i32 dot4("],
+    "sdpa_common.cuh": [
+        *["float half_to_float(", "u16 float_to_half(", "u16 float_to_bf16(", "u32 pack2(", "float exp2_fast("],
+        *["u32 shared_address(", "void copy_async_16(", "void copy_commit(", "void copy_wait("],
+        *["void load_matrix_4(", "void load_matrix_4_transposed(", "void multiply_add("],
+    ],
+}
+# Headers that hold nothing else: what they include, and what takes their place.
+REPLACED = {
+    "persistent_asm.cuh": ("numbers.cuh", "instructions.hpp"),
+    "sdpa_hopper.cuh": ("sdpa_common.cuh", "hopper.hpp"),
+    "sdpa_wgmma.cuh": ("sdpa_common.cuh", "wgmma.hpp"),
 }
 
 
@@ -26,6 +38,8 @@ def text_of(name):
 
 def without(text, function):
     at = text.index("__device__ __forceinline__ " + function)
+    if text[:at].endswith(">\n"):
+        at = text.rindex("template <", 0, at)
     return text[:at] + text[text.index("\n\n", at) :]
 
 
@@ -33,8 +47,9 @@ def flatten(name, seen):
     if name in seen:
         return ""
     seen.add(name)
-    if name == "persistent_asm.cuh":
-        return flatten("numbers.cuh", seen) + '\n#include "instructions.hpp"\n'
+    if name in REPLACED:
+        below, instead = REPLACED[name]
+        return f'{flatten(below, seen)}\n#include "{instead}"\n'
     text = text_of(name)
     for function in INSTRUCTIONS.get(name, []):
         text = without(text, function)
@@ -42,6 +57,8 @@ def flatten(name, seen):
     if name == "numbers.cuh":
         # The types come first, what needs them after.
         text = text.replace("#define WARP 32", '#define WARP 32\n#include "conversions.hpp"')
+    if name == "sdpa_common.cuh":
+        text = text.replace("#define LOG2E", '#include "halves.hpp"\n#define LOG2E')
     text = re.sub(r'#include "(\w+\.cuh)"', lambda found: flatten(found[1], seen), text)
     text = re.sub(r"extern __shared__ [^;]*?u8 shared\[\];", "u8 *shared = soft::shared;", text)
     text = re.sub(r"__shared__ (__align__\(\d+\) )?", "static thread_local ", text)

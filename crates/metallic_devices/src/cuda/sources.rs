@@ -40,6 +40,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     header!("persistent_products.cuh"),
     header!("persistent_ring.cuh"),
     header!("sdpa_common.cuh"),
+    header!("sdpa_hopper.cuh"),
     header!("sdpa_wgmma.cuh"),
     header!("segment.cuh"),
 ];

@@ -23,6 +23,7 @@
 // variant: -DQT=2 -DHEAD_DIM=128 -DV_DIM=128 -DGROUPS=2 -DKEYS=128 -DSTAGES=2
 // arch: sm_90a
 #include "sdpa_common.cuh"
+#include "sdpa_hopper.cuh"
 #include "sdpa_wgmma.cuh"
 
 #ifndef GROUPS
@@ -46,13 +47,12 @@ constexpr int TILE_BYTES = KEYS * HEAD_DIM * 2;
 constexpr int Q_PANEL = QUERIES * 128;
 constexpr int K_PANEL = KEYS * 128;
 constexpr int WARPS_COMPUTING = GROUPS * 4;
+// Whether a warp meets before it gives a tile back. Its wait for the products is one for all lanes, so that no
+// word is wrong without; only where narrow heads share a block is it faster with (docs/cuda.md).
+constexpr bool MEETS = GROUPS > 1 && HEAD_DIM == 64;
 // What setmaxnreg hands out: all registers of the multiprocessor.
 constexpr int COPYING_REGISTERS = 40;
 constexpr int COMPUTING_REGISTERS = GROUPS == 3 ? 152 : GROUPS == 2 ? 232 : 216;
-
-struct alignas(64) TensorMap {
-    u64 opaque[16];
-};
 
 // One piece of work: a block of queries of one head, and the tiles of keys it sees. `tiles` is −1
 // when all work is done.
@@ -67,65 +67,11 @@ struct Shared {
     Work work[2];
 };
 
-__device__ __forceinline__ void barrier_init(u64& barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(u64& barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(u64& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
-}
-
-// Waits until the phase of this parity is over.
-__device__ __forceinline__ void barrier_wait(u64& barrier, int parity) {
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-        "@p bra done;\n"
-        "bra again;\n"
-        "done:\n}\n" ::"r"(shared_address(&barrier)),
-        "r"(parity)
-        : "memory");
-}
-
-// One box of a tensor into shared memory; the barrier counts its bytes.
-__device__ __forceinline__ void copy_box(u32 to, const TensorMap& map, u64& barrier, int element, int row,
-                                         int head, int batch) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
-        "%6}], [%2];" ::"r"(to),
-        "l"(&map), "r"(shared_address(&barrier)), "r"(element), "r"(row), "r"(head), "r"(batch)
-        : "memory");
-}
-
-template <int ID_COUNT>
-__device__ __forceinline__ void named_sync(int id) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(ID_COUNT) : "memory");
-}
-
-template <int ID_COUNT>
-__device__ __forceinline__ void named_arrive(int id) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(ID_COUNT) : "memory");
-}
-
-// A tile in shared memory: rows of 128 bytes in swizzled groups of eight. The upper half says the
-// swizzle and the 1024 bytes between groups; the lower half the address and, where the columns run
-// along the result, the bytes to the next 64 columns. Adding to the address never carries over.
-__device__ __forceinline__ u32 descriptor_low(u32 address, int panel) {
-    return (address & 0x3ffff) >> 4 | panel >> 4 << 16;
-}
-
-__device__ __forceinline__ u64 descriptor(u32 low, int bytes) {
-    u64 result;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(result) : "r"(low + (bytes >> 4)), "n"(1 << 30 | 1024 >> 4));
-    return result;
+// A number that all lanes hold, read from one: then the compiler knows it to be the same, and keeps it where
+// products take the places of their operands from.
+template <typename T>
+__device__ __forceinline__ T same(T value) {
+    return __shfl_sync(0xffffffffu, value, 0);
 }
 
 // Work number `index`. Heads come in waves whose keys and values fit the cache together; within a
@@ -284,18 +230,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
             barrier_init(sync.v_full[i], 1);
             barrier_init(sync.v_empty[i], WARPS_COMPUTING);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_are_made();
     }
     __syncthreads();
 
     if (role == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPYING_REGISTERS));
+        give_registers<COPYING_REGISTERS>();
         if (threadIdx.x == 0) {
             const int total = call.batch * call.q_heads * ((call.q_len + QUERIES - 1) / QUERIES);
             produce(call, q_map, k_map, v_map, sync, q_shared, k_shared, v_shared, total);
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COMPUTING_REGISTERS));
+        take_registers<COMPUTING_REGISTERS>();
         const int group = role - 1, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         const int group_row = group * 64 + warp * 16;
         const float scale = call.scale * LOG2E;
@@ -305,8 +251,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
         float score[KEYS / 2], sum[HEAD_DIM / 2];
         u32 weight[KEYS / 4];
 
-        auto multiply_scores = [&](int buffer, int stage) {
-            const u32 a = q_low + buffer * (Q_BYTES / 16), b = k_low + stage * (TILE_BYTES / 16);
+        auto multiply_scores = [&](u32 a, u32 b) {
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < HEAD_DIM / 16; ++k) {
@@ -315,8 +260,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
             }
             wgmma_commit();
         };
-        auto multiply_values = [&](int stage, int add) {
-            const u32 b = v_low + stage * (TILE_BYTES / 16);
+        auto multiply_values = [&](u32 b, int add) {
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < KEYS / 16; ++k)
@@ -327,9 +271,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
             __syncwarp();
             if (lane == 0) barrier_arrive(barrier);
         };
+        auto release_tile = [&](u64& barrier) {
+            if (MEETS) __syncwarp();
+            if (lane == 0) barrier_arrive(barrier);
+        };
         // Normalises and writes this thread's part of 16 rows from `first_row` on, 16 bytes at a time.
         auto finish = [&](int batch, int head, int first_row, const float (&totals)[2]) {
             bool bad = false;
+            float probe = 0.0f;  // 0 as long as all is finite
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int row = first_row + lane / 4 + half * 8;
@@ -345,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                     for (int n = 0; n < 4; ++n) {
                         const float low = sum[(j + n) * 4 + half * 2] * norm,
                                     high = sum[(j + n) * 4 + half * 2 + 1] * norm;
-                        bad |= !is_finite(low) || !is_finite(high);
+                        probe = fmaf(high, 0.0f, fmaf(low, 0.0f, probe));
                         x[n] = pack2<QT>(low, high);
                     }
                     // Four lanes exchange so that each holds 8 neighbouring values: lane n those of x[n].
@@ -362,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                 }
             }
             // A NaN or infinity may come from a value behind a mask: then these rows are done again.
-            if (__any_sync(0xffffffffu, bad)) {
+            if (__any_sync(0xffffffffu, bad || !(probe == 0.0f))) {
                 __syncwarp();
                 for (int row = first_row; row < min(first_row + 16, call.q_len); ++row)
                     exact_row(call, batch, head, row, lane);
@@ -382,8 +331,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
         for (int turn = 0;; ++turn) {
             const int side = turn % 2;
             barrier_wait(sync.work_full[side], turn / 2 % 2);
-            const Work work = sync.work[side];
+            Work work = sync.work[side];
             release(sync.work_empty[side]);
+            work.tiles = same(work.tiles);
+            work.first_tile = same(work.first_tile);
             if (work.tiles < 0) break;
             const int first_row = work.first_query + group_row;
             if (work.tiles == 0) {
@@ -416,14 +367,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                 base -= KEYS;
                 barrier_wait(sync.k_full[stage], now / STAGES & 1);
                 if (now > 0) barrier_wait(sync.v_full[before], (now - 1) / STAGES & 1);
+                const u32 at_q = same(q_low + buffer * (Q_BYTES / 16));
+                const u32 at_k = same(k_low + stage * (TILE_BYTES / 16));
+                const u32 at_v = same(v_low + before * (TILE_BYTES / 16));
                 if (PASS_ON) named_sync<256>(1 + group);
-                multiply_scores(buffer, stage);
+                multiply_scores(at_q, at_k);
                 // The very first product meets weights of 0 and whatever is there; nobody uses it.
-                multiply_values(before, add);
+                multiply_values(at_v, add);
                 if (PASS_ON) named_arrive<256>(1 + (group + 1) % GROUPS);
                 wgmma_wait<1>();
                 wgmma_settle(score);
-                release(sync.k_empty[stage]);
+                release_tile(sync.k_empty[stage]);
                 if (i == work.tiles - 1) release(sync.q_empty[buffer]);
                 if (base < all_first || base + KEYS > all_last) {
 #pragma unroll
@@ -436,7 +390,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                 raise(score, rows, base_line, shrink, scale);
                 wgmma_wait<0>();
                 wgmma_settle(sum);
-                if (now > 0) release(sync.v_empty[before]);
+                if (now > 0) release_tile(sync.v_empty[before]);
                 if (i == 0 && last_row >= 0) finish(last_batch, last_head, last_row, last_total);
                 weigh(score, weight, sum, rows, base_line, shrink, scale);
                 add = i > 0;
@@ -450,7 +404,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
                         *reinterpret_cast<uint4*>(values + at / dead * K_PANEL + at % dead * 16) =
                             make_uint4(0, 0, 0, 0);
                     }
-                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    writes_before_products();
                     named_sync<GROUPS * 128>(8);
                 }
             }
@@ -461,7 +415,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GROUPS == 1 ? 2 : 1)
         if (last_row >= 0) {
             const int before = (now - 1) % STAGES;
             barrier_wait(sync.v_full[before], (now - 1) / STAGES & 1);
-            multiply_values(before, add);
+            multiply_values(same(v_low + before * (TILE_BYTES / 16)), add);
             wgmma_wait<0>();
             wgmma_settle(sum);
             finish(last_batch, last_head, last_row, rows.total);

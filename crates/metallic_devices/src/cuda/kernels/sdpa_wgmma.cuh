@@ -11,6 +11,19 @@
 #define WGMMA_TYPES "f32.f16.f16"
 #endif
 
+// A tile in shared memory: rows of 128 bytes in swizzled groups of eight. The upper half says the
+// swizzle and the 1024 bytes between groups; the lower half the address and, where the columns run
+// along the result, the bytes to the next 64 columns. Adding to the address never carries over.
+__device__ __forceinline__ u32 descriptor_low(u32 address, int panel) {
+    return (address & 0x3ffff) >> 4 | panel >> 4 << 16;
+}
+
+__device__ __forceinline__ u64 descriptor(u32 low, int bytes) {
+    u64 result;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(result) : "r"(low + (bytes >> 4)), "n"(1 << 30 | 1024 >> 4));
+    return result;
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 

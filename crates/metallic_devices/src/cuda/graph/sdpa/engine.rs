@@ -136,8 +136,10 @@ const FEW_KEYS: usize = 1024;
 const CLUSTER_KEYS: usize = 8192;
 /// The largest cluster that every chip of Hopper's kind takes.
 const PORTABLE_CLUSTER: usize = 8;
-/// Blocks that share the keys of a head at most.
+/// Blocks that share the keys of a head at most, but for few narrow heads.
 const MAX_SPLITS: usize = 32;
+/// Blocks that share the keys of one of few narrow heads, on Hopper.
+const MOST_SPLITS: usize = 64;
 /// Pieces of causal work in a wave: enough to level out, few enough for the cache.
 const WAVE: usize = 512;
 
@@ -200,12 +202,17 @@ fn decode(lengths: Lengths, abilities: Abilities) -> Engine {
     let warps = if few && !many_heads || many_heads && wide { 4 } else { 8 };
     let steps = lengths.kv_len.div_ceil(warps * 16).max(1);
     let one_cluster = hopper && !few && lengths.kv_len <= CLUSTER_KEYS && power >= 16;
-    let stages = if wide || few || one_cluster { 2 } else { 3 };
+    // Few narrow heads, and keys enough that every block takes four steps.
+    let spread =
+        hopper && !few && !one_cluster && !wide && power >= MOST_SPLITS && steps >= 4 * MOST_SPLITS;
+    let stages = if wide || few || one_cluster || spread { 2 } else { 3 };
     let (splits, cluster) = if few {
         let splits = power.min(PORTABLE_CLUSTER).min(1 << steps.ilog2());
         (splits, splits)
     } else if one_cluster {
         (16, 16)
+    } else if spread {
+        (MOST_SPLITS, PORTABLE_CLUSTER)
     } else {
         let splits = power.min(MAX_SPLITS).min(steps);
         let cluster = match splits {
@@ -285,6 +292,8 @@ mod tests {
         }
         let short = choose(lengths(1, 14, 2, 1, 512), H200);
         assert_eq!(short, Engine::Decode { warps: 4, stages: 2, cluster: 8, splits: 8 });
+        let one = choose(lengths(1, 14, 2, 1, 32768), H200);
+        assert_eq!(one, Engine::Decode { warps: 8, stages: 2, cluster: 8, splits: 64 });
         let long =
             choose(lengths(64, 28, 4, 1, 32768), Abilities { head_dim: 128, v_dim: 128, ..H200 });
         assert_eq!(long, Engine::Decode { warps: 4, stages: 2, cluster: 1, splits: 1 });
