@@ -31,6 +31,10 @@ inline Pairs look_pairs(const u64 *at) {
     return {{(u32)a, (u32)b}, {(u32)(a >> 32), (u32)(b >> 32)}};
 }
 
+inline float power_of_two(float x) { return exp2f(x); }
+inline float inverse_root(float x) { return 1.0f / sqrtf(x); }
+inline float quotient(float a, float b) { return a / b; }
+
 inline void bring(const void *) {}
 
 struct Copy {

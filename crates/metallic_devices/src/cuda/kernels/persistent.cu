@@ -35,11 +35,9 @@ struct Now {
     u32 made;    // steps of this launch before it
     u32 *published;
     u32 position;  // or past the caches
-    u32 live;
+    Part part;
     Best bests[WARPS];  // of the logits so far, by warp
 };
-
-#define NORM_AHEAD 2
 
 struct Decoder {
     const Step &p;
@@ -57,32 +55,23 @@ struct Decoder {
     // scaled later, as products are linear.
     __device__ __forceinline__ void take_stream(u32 phase, const u32 *pending, const float *norm, bool quantised) {
         const u32 quads = p.hidden / 4;
-        float4 ahead[NORM_AHEAD];
-#pragma unroll
-        for (u32 a = 0; a < NORM_AHEAD; a++) {
-            const u32 i = a * THREADS + threadIdx.x;
-            if (i < quads) ahead[a] = __ldg((const float4 *)norm + i);
-        }
         float sum = 0;
-#pragma unroll
-        for (u32 a = 0; a < NORM_AHEAD; a++) add_to_stream(a * THREADS, pending, ahead[a], quantised, sum);
-        for (u32 first = NORM_AHEAD * THREADS; first < quads; first += THREADS) {
-            const u32 i = first + threadIdx.x;
-            const float4 weight = i < quads ? __ldg((const float4 *)norm + i) : make_float4(0, 0, 0, 0);
-            add_to_stream(first, pending, weight, quantised, sum);
-        }
+#pragma unroll 1
+        for (u32 first = 0; first < quads; first += THREADS) add_to_stream(first, pending, norm, quantised, sum);
         sum = warp_sum(sum);
         if (threadIdx.x % WARP == 0) squares[phase % 2][threadIdx.x / WARP] = sum;
         __syncthreads();
     }
 
     __device__ __forceinline__ void add_to_stream(
-        u32 first, const u32 *pending, float4 norm, bool quantised, float &sum) {
+        u32 first, const u32 *pending, const float *norm, bool quantised, float &sum) {
         const u32 i = first + threadIdx.x, quads = p.hidden / 4;
         if (first + threadIdx.x / WARP * WARP >= quads) return;
         const bool there = i < quads;
         float4 x = make_float4(0, 0, 0, 0);
         if (there) {
+            // Asked for before the wait.
+            const float4 weight = __ldg((const float4 *)norm + i);
             x = ((float4 *)room.stream)[i];
             if (pending) {
                 const float4 more = await4(p, pending + 4 * i, look4(pending + 4 * i));
@@ -90,7 +79,7 @@ struct Decoder {
                 ((float4 *)room.stream)[i] = x;
             }
             sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-            x.x *= norm.x, x.y *= norm.y, x.z *= norm.z, x.w *= norm.w;
+            x.x *= weight.x, x.y *= weight.y, x.z *= weight.z, x.w *= weight.w;
         }
         put_input(room.input, p.hidden, quantised, i, x, there);
     }
@@ -98,13 +87,17 @@ struct Decoder {
     __device__ __forceinline__ float scale_of(u32 phase) const {
         float sum = 0;
 #pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) sum += squares[phase % 2][warp];
-        return 1.0f / sqrtf(sum / (float)p.hidden + p.eps);
+        for (int warp = 0; warp < WARPS; warp += 4) {
+            const float4 some = *(const float4 *)(squares[phase % 2] + warp);
+            sum += some.x + some.y + (some.z + some.w);
+        }
+        return inverse_root(quotient(sum, (float)p.hidden) + p.eps);
     }
 
     // What attention gives, as the input of the output projection.
     __device__ __forceinline__ void take_attended(const u32 *words, bool quantised) {
         const u32 quads = p.q_heads * HEAD_DIM / 4;
+#pragma unroll 1
         for (u32 first = 0; first + threadIdx.x / WARP * WARP < quads; first += THREADS) {
             const u32 i = first + threadIdx.x;
             const bool there = i < quads;
@@ -118,23 +111,9 @@ struct Decoder {
     __device__ __forceinline__ void take_words(const u32 *words, u32 count, bool quantised) {
         const int ahead = 4;
         const u32 quads = count / 4;
+#pragma unroll 1
         for (u32 first = 0; first + threadIdx.x / WARP * WARP < quads; first += ahead * THREADS) {
             uint4 seen[ahead];
-            // One look in eight stands for the rest, for the same reason as in `attended4`.
-            if (threadIdx.x % 8 == 0)
-                await_all(p, [&] {
-                    bool there = true;
-#pragma unroll
-                    for (int a = 0; a < ahead; a++) {
-                        const u32 i = first + a * THREADS + threadIdx.x;
-                        if (i < quads) seen[a] = look4(words + 4 * i);
-                    }
-#pragma unroll
-                    for (int a = 0; a < ahead; a++)
-                        if (first + a * THREADS + threadIdx.x < quads) there = there && is_there(seen[a]);
-                    return there;
-                });
-            __syncwarp();
             await_all(p, [&] {
                 bool there = true;
 #pragma unroll
@@ -147,6 +126,7 @@ struct Decoder {
                     if (first + a * THREADS + threadIdx.x < quads) there = there && is_there(seen[a]);
                 return there;
             });
+            __syncwarp();
 #pragma unroll
             for (int a = 0; a < ahead; a++) {
                 const u32 i = first + a * THREADS + threadIdx.x;
@@ -164,8 +144,7 @@ struct Decoder {
         if (i >= work.units) return ahead;
         const u32 unit = work.first + i;
         u32 rows[2];
-        const u32 which = row_of_pair(p, unit, 0, rows[0]);
-        row_of_pair(p, unit, 1, rows[1]);
+        const u32 which = rows_of_pair(p, unit, rows);
         ahead.bias[0] = bias_of(layer.matrices[which], rows[0]);
         ahead.bias[1] = bias_of(layer.matrices[which], rows[1]);
         if (which == V) return ahead;
@@ -174,61 +153,26 @@ struct Decoder {
         return ahead;
     }
 
-    // Queries, keys and values: turned, published, and stored.
-    __device__ __forceinline__ void finish_qkv(
-        const Layer &layer, const Work &work, u32 phase, const Ahead &ahead, u32 *words) {
-        const float scale = scale_of(phase);
-        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
-            const Ahead own = i < THREADS ? ahead : ask(layer, work, i);
-            u32 rows[2];
-            const u32 which = row_of_pair(p, work.first + i, 0, rows[0]);
-            row_of_pair(p, work.first + i, 1, rows[1]);
-            float a = total(work, room.sums, 2 * i) * scale + own.bias[0];
-            float b = total(work, room.sums, 2 * i + 1) * scale + own.bias[1];
-            if (which != V) {
-                const float turned = a * own.cos - b * own.sin;
-                b = a * own.sin + b * own.cos, a = turned;
-            }
-            u32 at = which == Q ? 0 : (p.q_heads + (which == K ? 0 : p.kv_heads)) * HEAD_DIM;
-            if (which != Q) {
-                a = as_stored(a), b = as_stored(b);
-                const Cache &cache = layer.caches[which - K];
-                char *row = cache.start + rows[0] / HEAD_DIM * cache.head_stride + now.position * cache.row_stride;
-                if (now.position < p.kv_len) {
-                    store(row, rows[0] % HEAD_DIM, a);
-                    store(row, rows[1] % HEAD_DIM, b);
-                }
-            }
-            publish(words + at + rows[0], a), publish(words + at + rows[1], b);
+    // A pair of queries, keys or values: turned, published, and stored.
+    __device__ __forceinline__ void publish_pair_of(
+        const Layer &layer, u32 unit, float a, float b, const Ahead &ahead, u32 *words) {
+        u32 rows[2];
+        const u32 which = rows_of_pair(p, unit, rows);
+        a += ahead.bias[0], b += ahead.bias[1];
+        if (which != V) {
+            const float turned = a * ahead.cos - b * ahead.sin;
+            b = a * ahead.sin + b * ahead.cos, a = turned;
         }
-    }
-
-    // Rows of a projection or of the output matrix.
-    __device__ __forceinline__ void finish_rows(const Work &work, const Matrix &matrix, u32 *words) {
-        for (u32 i = threadIdx.x; i < work.units; i += THREADS)
-            publish(words + work.first + i, total(work, room.sums, i) + bias_of(matrix, work.first + i));
-    }
-
-    __device__ __forceinline__ void finish_gated(const Layer &layer, const Work &work, u32 phase, u32 *words) {
-        const float scale = scale_of(phase);
-        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
-            const u32 row = work.first + i;
-            const float gate = total(work, room.sums, 2 * i) * scale + bias_of(layer.matrices[GATE], row);
-            const float up = total(work, room.sums, 2 * i + 1) * scale + bias_of(layer.matrices[UP], row);
-            publish(words + row, gate / (1.0f + expf(-gate)) * up);
+        if (which != Q) {
+            a = as_stored(a), b = as_stored(b);
+            words += (p.q_heads + (which == K ? 0 : p.kv_heads)) * HEAD_DIM;
         }
-    }
-
-    __device__ __forceinline__ void finish_logits(const Matrix &matrix, const Work &work, float scale) {
-        Best best = Best::none();
-        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
-            const u32 row = work.first + i;
-            const float logit = total(work, room.sums, i) * scale + bias_of(matrix, row);
-            p.logits[row] = logit;
-            best.add(logit, row);
-        }
-        best.join();
-        if (threadIdx.x % WARP == 0) now.bests[threadIdx.x / WARP].add(best);
+        publish(words + rows[0], a), publish(words + rows[1], b);
+        if (which == Q || now.position >= p.kv_len) return;
+        const Cache &cache = layer.caches[which - K];
+        char *row = cache.start + rows[0] / HEAD_DIM * cache.head_stride + now.position * cache.row_stride;
+        store(row, rows[0] % HEAD_DIM, a);
+        store(row, rows[1] % HEAD_DIM, b);
     }
 
     // Published words of the layer of a phase.
@@ -260,18 +204,41 @@ struct Decoder {
 
     // Publishes what a phase gives; logits go where they belong.
     __device__ __forceinline__ void finish(u32 phase, const Work &work, const Ahead &ahead) {
+        const u32 kind = work.kind;
         const Layer &layer = layers[layer_of(p, phase)];
-        u32 *words = words_of(phase);
-        const Places places(p);
-        if (work.kind == Q) finish_qkv(layer, work, phase, ahead, words + places.qkv);
-        if (work.kind == O) finish_rows(work, layer.matrices[O], words + places.projected);
-        if (work.kind == GATE) finish_gated(layer, work, phase, words + places.gated);
-        if (work.kind == DOWN) finish_rows(work, layer.matrices[DOWN], words + places.down);
-        if (work.kind == HEAD) {
-            finish_logits(layer.matrices[0], work, scale_of(LAYER_PHASES * p.layer_count));
-            // The next part's sums go to the same place.
-            __syncthreads();
+        u32 *words = words_of(phase) + work.to;
+        const u32 pairs = kind == Q || kind == GATE;
+        // The same instructions for all kinds: those of a phase run once a layer, and have to come from afar
+        // unless they are few.
+        float scale = 1;
+        if (kind != O && kind != DOWN) scale = scale_of(kind == HEAD ? LAYER_PHASES * p.layer_count : phase);
+        Best best = Best::none();
+#pragma unroll 1
+        for (u32 i = threadIdx.x; i < work.units; i += THREADS) {
+            const u32 unit = work.first + i;
+            const float2 sums = totals(work, room.sums, i << pairs, pairs);
+            float a = sums.x * scale, b = sums.y * scale;
+            if (kind == Q) {
+                publish_pair_of(layer, unit, a, b, i < THREADS ? ahead : ask(layer, work, i), words);
+                continue;
+            }
+            a += bias_of(layer.matrices[kind == HEAD ? 0 : kind], unit);
+            if (kind == GATE) {
+                b += bias_of(layer.matrices[UP], unit);
+                a = quotient(a, 1.0f + power_of_two(a * -1.44269504f)) * b;
+            }
+            if (kind == HEAD) {
+                p.logits[unit] = a;
+                best.add(a, unit);
+            } else {
+                publish(words + unit, a);
+            }
         }
+        if (kind != HEAD) return;
+        best.join();
+        if (threadIdx.x % WARP == 0) now.bests[threadIdx.x / WARP].add(best);
+        // The next part's sums go to the same place.
+        __syncthreads();
     }
 };
 
@@ -317,7 +284,7 @@ __device__ __noinline__ void begin(const Step &p, u32 made, Now &now, float *str
     if (threadIdx.x == 0) {
         now.number = number, now.made = made, now.published = p.published + number % 2 * set;
         now.position = fits ? (u32)start : p.kv_len;
-        now.live = live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len;
+        now.part = Part(p, live < 0 ? 0 : live < (i32)p.kv_len ? (u32)live : p.kv_len);
     }
     if (threadIdx.x < WARPS) now.bests[threadIdx.x] = Best::none();
     __syncthreads();
@@ -325,7 +292,7 @@ __device__ __noinline__ void begin(const Step &p, u32 made, Now &now, float *str
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __grid_constant__ Step p) {
     extern __shared__ __align__(128) u8 shared[];
-    __shared__ float squares[2][WARPS];
+    __shared__ __align__(16) float squares[2][WARPS];
     __shared__ Now now;
     __shared__ __align__(16) float parts[WARPS * (HEAD_DIM + 4)];
 
@@ -341,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
     const Room room = {(float *)(shared + p.stream_at), shared + p.input_at, (float *)(shared + p.sums_at)};
     Decoder decoder = {p, layers, room, squares, now};
     begin(p, 0, now, room.stream);
-    bring_layer(p, layers[0], now.live, 0);
+    bring_layer(p, layers[0], now.part, 0);
 #pragma unroll 1
     for (u32 phase = 0;;) {
         const Work &work = works.of(p, phase);
@@ -352,15 +319,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
         decoder.finish(phase, work, ahead);
         if (work.kind == Q) {
             const u32 layer = layer_of(p, phase);
-            if (layer + 1 < p.layer_count) bring_layer(p, layers[layer + 1], now.live, layer + 1);
-            attend(p, layers[layer], decoder.words_of(phase), now.position, now.live, parts);
+            attend(p, layers[layer], decoder.words_of(phase), now.position, now.part, parts);
+            if (layer + 1 < p.layer_count) bring_layer(p, layers[layer + 1], now.part, layer + 1);
         }
         if (++phase < ring.phases) continue;
         const u32 made = now.made + 1;
         if (p.most && *p.count > 0) pick(p, now.bests, now.number, made, made == steps_of(p));
         if (made == steps_of(p)) break;
         begin(p, made, now, room.stream);
-        bring_layer(p, layers[0], now.live, 0);
+        bring_layer(p, layers[0], now.part, 0);
         phase = 0;
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) *p.epoch = now.number + 1;

@@ -44,6 +44,26 @@ __device__ __forceinline__ Pairs look_pairs(const u64 *at) {
     return {{(u32)a, (u32)b}, {(u32)(a >> 32), (u32)(b >> 32)}};
 }
 
+// 2 to the power of `x`, 1 / sqrt(x) and a / b in one or two instructions, to 2 units of the last place.
+// What is below 2^-126, or divided by more than 2^126, becomes 0.
+__device__ __forceinline__ float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+__device__ __forceinline__ float inverse_root(float x) {
+    float root;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+    return root;
+}
+
+__device__ __forceinline__ float quotient(float a, float b) {
+    float all;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(all) : "f"(a), "f"(b));
+    return all;
+}
+
 // Brings the 128 bytes around `at` into the second-level cache.
 __device__ __forceinline__ void bring(const void *at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

@@ -139,7 +139,6 @@ __device__ __forceinline__ void multiply_some(Ring &ring, const Input &x, u32 le
     for (int n = 0; n < N; n++) pieces[n] = ring.piece(n, dtypes[n]);
     float all[N];
     x.products(pieces, dtypes, left, all);
-    ring.done(N);
     const float sum = sums_of<N>(all);
     const u32 lane = threadIdx.x % WARP;
     if (lane % (WARP / N) == 0) sums[lane / (WARP / N)] = sum;
@@ -162,6 +161,7 @@ __device__ __forceinline__ void multiply_all(Ring &ring, const Work &work, const
         } else {
             some = 1, multiply_some<1>(ring, x, left, sums + place.item);
         }
+        ring.done(some);
         place.advance(work, some);
     }
 }
@@ -176,9 +176,11 @@ __device__ __forceinline__ void multiply(Ring &ring, const Work &work, u32 dtype
     }
 }
 
-// The product of row `row` of a block's own.
-__device__ __forceinline__ float total(const Work &work, const float *sums, u32 row) {
-    float all = 0;
-    for (u32 chunk = 0; chunk < work.chunks; chunk++) all += sums[chunk * work.rows + row];
+// The products of row `row` of a block's own and of the one `more` after it.
+__device__ __forceinline__ float2 totals(const Work &work, const float *sums, u32 row, u32 more) {
+    float2 all = make_float2(0, 0);
+#pragma unroll 1
+    for (u32 chunk = 0; chunk < work.chunks; chunk++, row += work.rows)
+        all.x += sums[row], all.y += sums[row + more];
     return all;
 }

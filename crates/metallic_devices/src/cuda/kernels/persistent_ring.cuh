@@ -13,6 +13,7 @@ struct Work {
     u32 rows;
     u32 chunks;
     u32 k;
+    u32 to;  // where in the published words of a layer its units go
 };
 
 // Phases of a layer: QKV, O, gate and up, DOWN. After all layers comes the output matrix in parts.
@@ -20,8 +21,9 @@ struct Work {
 
 // Units of one block.
 __device__ __forceinline__ void share(u32 units, u32 &first, u32 &mine) {
-    first = (u32)((u64)units * blockIdx.x / gridDim.x);
-    mine = (u32)((u64)units * (blockIdx.x + 1) / gridDim.x) - first;
+    const u32 each = units / gridDim.x, more = units % gridDim.x;
+    first = each * blockIdx.x + more * blockIdx.x / gridDim.x;
+    mine = each * (blockIdx.x + 1) + more * (blockIdx.x + 1) / gridDim.x - first;
 }
 
 // Parts of the output matrix.
@@ -37,21 +39,23 @@ struct Works {
     // Called by one thread.
     __device__ void fill(const Step &p) {
         const u32 q_width = p.q_heads * HEAD_DIM, kv_width = p.kv_heads * HEAD_DIM;
-        put(0, Q, (q_width + 2 * kv_width) / 2, 2, p.hidden);
-        put(1, O, p.hidden, 1, q_width);
-        put(2, GATE, p.ffn, 2, p.hidden);
-        put(3, DOWN, p.hidden, 1, p.ffn);
+        const Places places(p);
+        put(0, Q, (q_width + 2 * kv_width) / 2, 2, p.hidden, places.qkv);
+        put(1, O, p.hidden, 1, q_width, places.projected);
+        put(2, GATE, p.ffn, 2, p.hidden, places.gated);
+        put(3, DOWN, p.hidden, 1, p.ffn, places.down);
+#pragma unroll 1
         for (u32 part = 0; part < head_parts(p); part++) {
-            Work &work = put(LAYER_PHASES + part, HEAD, p.vocab, 1, p.hidden);
+            Work &work = put(LAYER_PHASES + part, HEAD, p.vocab, 1, p.hidden, 0);
             const u32 done = part * HEAD_ROWS, left = work.units > done ? work.units - done : 0;
             work.first += done;
             work.units = work.rows = left < HEAD_ROWS ? left : HEAD_ROWS;
         }
     }
 
-    __device__ Work &put(u32 at, u32 kind, u32 units, u32 rows, u32 k) {
+    __device__ __noinline__ Work &put(u32 at, u32 kind, u32 units, u32 rows, u32 k, u32 to) {
         Work &work = all[at];
-        work.kind = kind, work.k = k, work.chunks = (k + PIECE - 1) / PIECE;
+        work.kind = kind, work.k = k, work.to = to, work.chunks = (k + PIECE - 1) / PIECE;
         share(units, work.first, work.units);
         work.rows = rows * work.units;
         return work;
@@ -80,6 +84,13 @@ __device__ __forceinline__ u32 row_of_pair(const Step &p, u32 unit, u32 second, 
     return which;
 }
 
+// Both rows of such a unit.
+__device__ __forceinline__ u32 rows_of_pair(const Step &p, u32 unit, u32 (&rows)[2]) {
+    const u32 which = row_of_pair(p, unit, 0, rows[0]);
+    rows[1] = rows[0] + (which == V || p.interleaved ? 1 : HEAD_DIM / 2);
+    return which;
+}
+
 // The start of row `row` of a block's own.
 __device__ __forceinline__ u64 row_start(
     const Step &p, const Layer &layer, const Work &work, u32 row, const Matrix *&matrix) {
@@ -93,8 +104,6 @@ __device__ __forceinline__ u64 row_start(
 // A place in a warp's items of a phase.
 struct Place {
     u32 item, end, chunk, row;
-
-    __device__ __forceinline__ Place() : item(0), end(0), chunk(0), row(0) {}
 
     __device__ __forceinline__ explicit Place(const Work &work) {
         const u32 warp = threadIdx.x / WARP, items = work.rows * work.chunks;
@@ -116,10 +125,14 @@ struct Ring {
     u8 *slots;   // [p.slots][p.slot_bytes] of this warp
     u32 *notes;  // [p.slots]: where in its slot a piece starts, and its type
     u64 *full;   // [p.slots], barriers
-    // The next piece to be asked for; `steps` are left with that of the piece.
-    Place place;
-    u32 phase, phases, steps;
-    u32 filling;
+    // Each lane has a piece of the next 32 of a layer, or of the output matrix: where its copy starts, and its
+    // bytes, type and the place in the slot where it begins.
+    u64 start;
+    u32 what;
+    // Of these pieces, `next` is asked for next; `base` of the layer came before them.
+    u32 next, count, base;
+    u32 layer, steps;  // steps are left with that of the pieces; 0: nothing is left
+    u32 filling, phases;
     // The next piece to be multiplied.
     u32 reading, parity;
     u64 policy;
@@ -133,43 +146,74 @@ struct Ring {
         // Slots start at multiples of 128 bytes.
         const u32 head = (WARPS * p.slots * 12 + 127) / 128 * 128;
         slots = shared + head + warp * p.slots * p.slot_bytes;
-        phase = 0, phases = LAYER_PHASES * p.layer_count + head_parts(p);
+        phases = LAYER_PHASES * p.layer_count + head_parts(p);
         filling = reading = parity = 0;
-        place = Place(works.of(p, 0));
+        next = count = base = layer = 0;
         policy = read_once();
         if (threadIdx.x % WARP == 0)
             for (u32 slot = 0; slot < p.slots; slot++) make_barrier(full + slot);
         barriers_are_made();
         __syncwarp();
-#pragma unroll 1
-        for (u32 slot = 0; slot < p.slots; slot++) fetch();
+        fetch(p.slots);
     }
 
-    // Asks for the next piece; the slot it goes to is free.
-    __device__ __forceinline__ void fetch() {
-        while (place.item == place.end) {
-            if (++phase == phases) {
-                if (steps <= 1) {
-                    phase--;
-                    return;
-                }
-                steps--, phase = 0;
+    // The next pieces, one for each lane: addresses take many instructions, and all lanes find theirs at once.
+    // False if there are none.
+    __device__ __forceinline__ bool look_ahead() {
+        const u32 warp = threadIdx.x / WARP;
+        for (;;) {
+            if (steps == 0) return false;
+            const bool head = layer == p.layer_count;
+            const Work *work = works.all + (head ? LAYER_PHASES : 0);
+            const Work *const end = head ? work + phases - LAYER_PHASES * p.layer_count : work + LAYER_PHASES;
+            const Work *own = nullptr;
+            u32 total = 0, item = base + threadIdx.x % WARP, at = 0;
+#pragma unroll 1
+            for (; work < end; work++) {
+                const u32 items = work->rows * work->chunks, first = items * warp / WARPS;
+                const u32 mine = items * (warp + 1) / WARPS - first;
+                if (item >= total && item - total < mine) own = work, at = first + item - total;
+                total += mine;
             }
-            place = Place(works.of(p, phase));
+            if (base < total) {
+                if (own) find(*own, at);
+                next = 0, count = total - base < WARP ? total - base : WARP, base += count;
+                return true;
+            }
+            base = 0;
+            if (head) steps--;
+            layer = head ? 0 : layer + 1;
         }
-        const Work &work = works.of(p, phase);
+    }
+
+    // Makes item `item` of `work` this lane's.
+    __device__ __forceinline__ void find(const Work &work, u32 item) {
+        const u32 chunk = item / work.rows;
         const Matrix *matrix;
-        const u64 row = row_start(p, layers[layer_of(p, phase)], work, place.row, matrix);
-        const u32 offset = place.chunk * matrix->piece_bytes, left = matrix->row_bytes - offset;
+        const u64 row = row_start(p, layers[layer], work, item - chunk * work.rows, matrix);
+        const u32 offset = chunk * matrix->piece_bytes, left = matrix->row_bytes - offset;
         const u32 bytes = left < matrix->piece_bytes ? left : matrix->piece_bytes;
-        const u64 start = row + offset;
-        const u32 skew = (u32)start & 15, size = (skew + bytes + 15) & ~15u;
-        if (threadIdx.x % WARP == 0) {
-            notes[filling] = skew | matrix->dtype << 8;
-            copy_ahead(slots + filling * p.slot_bytes, start - skew, size, full + filling, policy);
+        const u64 from = row + offset;
+        const u32 skew = (u32)from & 15;
+        start = from - skew;
+        what = ((skew + bytes + 15) & ~15u) << 16 | matrix->dtype << 8 | skew;
+    }
+
+    // Asks for the next pieces; the slots they go to are free.
+    __device__ __forceinline__ void fetch(u32 pieces) {
+#pragma unroll 1
+        while (pieces > 0) {
+            if (next == count && !look_ahead()) return;
+            const u32 some = pieces < count - next ? pieces : count - next;
+            const u32 own = threadIdx.x % WARP - next;
+            if (own < some) {
+                const u32 slot = filling + own - (filling + own >= p.slots ? p.slots : 0);
+                notes[slot] = what & 0xffff;
+                copy_ahead(slots + slot * p.slot_bytes, start, what >> 16, full + slot, policy);
+            }
+            next += some, pieces -= some, filling += some;
+            if (filling >= p.slots) filling -= p.slots;
         }
-        place.advance(work, 1);
-        filling = filling + 1 == p.slots ? 0 : filling + 1;
     }
 
     // The piece `ahead` of the next one, once it is there, and its type.
@@ -185,8 +229,7 @@ struct Ring {
     // Gives the slots of the next `pieces` pieces back, which are filled again at once.
     __device__ __forceinline__ void done(u32 pieces) {
         __syncwarp();
-#pragma unroll 1
-        for (u32 i = 0; i < pieces; i++) fetch();
+        fetch(pieces);
         reading += pieces;
         if (reading >= p.slots) reading -= p.slots, parity ^= 1;
     }
