@@ -33,6 +33,10 @@ pub(super) struct Sizes {
     pub vocab: usize,
 }
 
+/// Most bytes of a block's rings. More of the weights on their way cost more than they bring: what
+/// blocks say to each other waits behind them (docs/cuda.md, Version 5).
+const MOST_AHEAD: usize = 145 << 10;
+
 /// Places in a block's shared memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -120,7 +124,7 @@ impl Layout {
         let own = own_bytes(head_dim);
         // A barrier and a note each, rounded up once.
         let left = room.checked_sub(own + ring_at + 128)?;
-        let slots = left / (WARPS * (slot_bytes + 12));
+        let slots = left.min(MOST_AHEAD) / (WARPS * (slot_bytes + 12));
         let rings = (WARPS * slots * 12).next_multiple_of(128) + WARPS * slots * slot_bytes;
         let shared_bytes = ring_at + rings;
         let fits = slots >= FEWEST_SLOTS && each(vocab).div_ceil(HEAD_ROWS) <= MAX_HEAD_PARTS;
@@ -154,8 +158,10 @@ mod tests {
             let layout = Layout::new(&small(), &[dtype], BLOCKS, (ROOM, 288)).unwrap();
             let own = own_bytes(64);
             assert!(layout.shared_bytes + own <= ROOM, "{layout:?}");
-            let more = WARPS * (layout.slot_bytes + 12);
-            assert!(layout.shared_bytes + own + more + 256 > ROOM, "{layout:?}");
+            let each = WARPS * (layout.slot_bytes + 12);
+            let full = layout.shared_bytes + own + each + 256 > ROOM;
+            assert!(full || (layout.slots + 1) * each > MOST_AHEAD, "{layout:?}");
+            assert!(layout.slots * each <= MOST_AHEAD, "{layout:?}");
             for at in [layout.stream_at, layout.input_at, layout.sums_at, layout.slot_bytes] {
                 assert!(at.is_multiple_of(16), "{layout:?}");
             }
