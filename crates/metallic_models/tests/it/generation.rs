@@ -252,6 +252,6 @@ fn loading_tells_of_every_matrix() {
     let add = |bytes| loaded.set(loaded.get() + bytes as u64);
     Model::load_with(&ctx, &files, ModelOptions::default(), &add).unwrap();
     let vectors = files.tensors().iter().filter(|tensor| tensor.shape.len() < 2);
-    let vectors: u64 = vectors.map(|tensor| tensor.byte_len() as u64).sum();
+    let vectors: u64 = vectors.map(|tensor| tensor.byte_len()).sum();
     assert_eq!(loaded.get(), files.tensors().bytes() - vectors);
 }
