@@ -39,12 +39,27 @@ pub struct Context {
 /// What ran so far.
 #[derive(Debug, Default)]
 struct Tally {
-    /// The last choice per spec (lengths left out), by hash.
-    last: HashMap<u64, (Backend, &'static str)>,
+    /// The last choice per spec (lengths left out), by hash; `None` for a segment whose ops ran one by
+    /// one.
+    last: HashMap<u64, Option<(Backend, &'static str)>>,
     /// Calls and last reason of each kernel.
     runs: BTreeMap<RunKey, (u64, String)>,
     /// Kinds of steps that ran, by hash.
     steps: HashSet<u64>,
+}
+
+impl Tally {
+    /// Whether `chosen` differs from the last choice for `spec`, which it is from now on.
+    fn is_new(
+        &mut self,
+        op: &str,
+        spec: &impl OpSpec,
+        chosen: Option<(Backend, &'static str)>,
+    ) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (op, spec.without_lengths()).hash(&mut hasher);
+        self.last.insert(hasher.finish(), chosen) != Some(chosen)
+    }
 }
 
 /// A kernel among those that ran: op, backend, variant.
@@ -181,8 +196,8 @@ impl Context {
     }
 
     /// Runs a segment as one op. Where `auto` chose segments and no graph takes this call, gives
-    /// `None`, having written nothing, and records why: the caller runs the component ops, each on
-    /// the backend that is best for it.
+    /// `None`, having written nothing, and records why (`SegmentDeclined`): the caller runs the
+    /// component ops, each on the backend that is best for it.
     ///
     /// # Errors
     /// As [`Context::run`].
@@ -203,24 +218,22 @@ impl Context {
             Err(error @ (Error::NoBackend { .. } | Error::Unsupported { .. })) => error.to_string(),
             Err(error) => return Err(error),
         };
-        let (backend, variant) = (Backend::Legacy, "op by op");
-        let selection = Selection { op: O::ID, backend, variant, reason };
-        if self.add_explanation(&spec, || selection.clone(), Vec::new()).is_some() {
-            return Ok(None);
+        let explanation = || Explanation::op_by_op(O::ID, reason.clone(), &spec);
+        if !self.add_explanation(explanation) && self.tally().is_new(O::ID, &spec, None) {
+            self.recorder.record(|| MetricEvent::SegmentDeclined {
+                op: O::ID.to_owned(),
+                reason,
+                spec: spec.to_string(),
+            });
         }
-        self.note(&spec, &selection);
-        self.uncount(&[((O::ID, backend, variant), 1)]);
         Ok(None)
     }
 
     /// Counts the call, and records the choice if it is new for this spec.
     fn note(&self, spec: &impl OpSpec, selection: &Selection) {
         let Selection { op, backend, variant, reason } = selection;
-        let mut hasher = DefaultHasher::new();
-        (op, spec.without_lengths()).hash(&mut hasher);
         let mut tally = self.tally();
-        let changed =
-            tally.last.insert(hasher.finish(), (*backend, variant)) != Some((*backend, *variant));
+        let changed = tally.is_new(op, spec, Some((*backend, variant)));
         let run = tally.runs.entry((op, *backend, variant)).or_default();
         run.0 += 1;
         if changed {

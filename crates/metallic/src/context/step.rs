@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::{Context, RunKey};
+use super::{Context, Explanation, RunKey};
 use crate::cache::GraphKey;
 use crate::dispatch::{Backend, Policy, Selection};
 use crate::error::{Error, Result};
@@ -106,9 +106,10 @@ impl Context {
         let keyed = KeyedStep { spec, policies: self.registry.policies_id() };
         let recorded = || {
             let reason = "auto: recorded when it comes again".to_owned();
-            Selection { op: STEP, backend: Backend::Graph, variant: "recorded", reason }
+            let (backend, variant) = (Backend::Graph, "recorded");
+            Explanation::of(Selection { op: STEP, backend, variant, reason }, &keyed)
         };
-        if self.add_explanation(&keyed, recorded, Vec::new()).is_some() {
+        if self.add_explanation(recorded) {
             return work();
         }
         if self.is_first(&keyed) {

@@ -25,6 +25,14 @@ pub struct Candidate<'a, O: Op> {
     pub reason: String,
 }
 
+impl<O: Op> Candidate<'_, O> {
+    /// This kernel as the one that runs.
+    pub(crate) fn selection(&self) -> Selection {
+        let KernelEntry { backend, variant, .. } = *self.entry;
+        Selection { op: O::ID, backend, variant, reason: self.reason.clone() }
+    }
+}
+
 /// What ran or will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {

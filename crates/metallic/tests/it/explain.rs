@@ -35,7 +35,7 @@ fn what_is_explained_is_what_runs_then() {
     assert!(prefill.spec.starts_with("prefill") && decode.spec.starts_with("decode"));
     assert_eq!(prefill.others, [(Backend::Legacy, "null")]);
     let ran = ctx.run::<Sdpa>(&SMALL.call(&ctx)).unwrap();
-    assert_eq!(ran, prefill.selection);
+    assert_eq!((Some((ran.backend, ran.variant)), &ran.reason), (prefill.kernel, &prefill.reason));
     assert_eq!(ctx.runs("sdpa").len(), 1);
 }
 
