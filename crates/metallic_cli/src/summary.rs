@@ -9,6 +9,8 @@ use metallic::segment::{AttentionBlock, DecoderStep, MlpBlock};
 use metallic_devices::process::peak_memory_bytes;
 use serde_json::{Value, json};
 
+use crate::output::note;
+
 /// Tokens and times of one or more generations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
@@ -16,6 +18,7 @@ pub(crate) struct Totals {
     pub(crate) prompt_time: Duration,
     pub(crate) generated: usize,
     pub(crate) decode_time: Duration,
+    pub(crate) generations: usize,
     /// Of the first generation.
     pub(crate) first_token: Option<Duration>,
 }
@@ -25,10 +28,16 @@ impl Totals {
         self.prompt_tokens += generation.prompt_tokens;
         self.prompt_time += generation.prompt_time;
         self.generated += generation.ids.len();
+        self.generations += 1;
         self.decode_time += generation.decode_time;
         if !generation.ids.is_empty() {
             self.first_token.get_or_insert(generation.first_token_time);
         }
+    }
+
+    /// As the function of that name: the first token of a generation comes out of its prompt.
+    pub(crate) fn note_single_steps(&self, ctx: &Context, asked: Option<usize>) {
+        note_single_steps(ctx, asked, self.generated.saturating_sub(self.generations));
     }
 
     fn prompt_rate(&self) -> f64 {
@@ -80,6 +89,28 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
     parts.join(" | ")
 }
 
+/// Says why `--steps-at-once` changed nothing in all of `steps` steps, where that is so.
+pub(crate) fn note_single_steps(ctx: &Context, asked: Option<usize>, steps: usize) {
+    let Some(asked) = asked.filter(|asked| *asked > 1) else { return };
+    let calls: u64 = ctx.runs(DecoderStep::ID).iter().map(|run| run.calls).sum();
+    let device = ctx.device().id();
+    if steps > 0 && calls == 0 {
+        note!(
+            "warning: --steps-at-once {asked} changed nothing: {device} ran no step as one kernel \
+             (`decoder_step` in `metallic explain`), so each was a call of its own"
+        );
+    } else if steps >= ENOUGH_STEPS && calls >= steps as u64 {
+        note!(
+            "warning: --steps-at-once {asked} changed nothing: each of {steps} steps was a call of \
+             its own, since several are made at once only where the device chooses their tokens \
+             (as with --temp 0)"
+        );
+    }
+}
+
+/// Fewer steps than this are calls of their own anywhere: the first ones prepare the others.
+const ENOUGH_STEPS: usize = 8;
+
 /// The backends of some runs, each with its reason, and with its op where that is the attention half
 /// of a block; `None` when nothing ran.
 fn backends(runs: &[RunCount]) -> Option<String> {
@@ -120,9 +151,12 @@ pub(crate) fn to_json(ctx: &Context, totals: &Totals) -> Value {
     })
 }
 
-/// What ran the halves of blocks as one op each.
+/// What ran halves of blocks, or whole steps, as one op each.
 pub(crate) fn segment_runs(ctx: &Context) -> Vec<RunCount> {
-    [AttentionBlock::ID, MlpBlock::ID].into_iter().flat_map(|op| ctx.runs(op)).collect()
+    [AttentionBlock::ID, MlpBlock::ID, DecoderStep::ID]
+        .into_iter()
+        .flat_map(|op| ctx.runs(op))
+        .collect()
 }
 
 /// What ran attention, how often and why.
