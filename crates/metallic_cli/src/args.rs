@@ -225,7 +225,8 @@ pub(crate) enum OpCommand {
 ///
 /// IN holds `q` [batch, q_heads, q_len, head_dim], `k` [batch, kv_heads, kv_len, head_dim], `v`
 /// [batch, kv_heads, kv_len, v_dim], and may hold `mask` (bool or float, broadcasting to [batch,
-/// q_heads, q_len, kv_len]) and `kv_lens` (i32 or i64, [batch]). OUT gets `out` in q's type.
+/// q_heads, q_len, kv_len]) and `kv_lens` (i32 or i64, [batch]); any other tensor is refused. OUT gets
+/// `out` in q's type.
 #[derive(Debug, Args)]
 pub(crate) struct OpSdpaArgs {
     /// Safetensors file with the inputs
