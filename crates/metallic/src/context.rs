@@ -181,8 +181,9 @@ impl Context {
 
     /// Says that the following calls belong to the request `key`: where a backend is rolled out to
     /// a share of requests, all of them run on the same side of it. Recorded where there is such a
-    /// rollout.
-    pub fn begin_request(&self, key: &str) {
+    /// rollout. Nothing else holds the context meanwhile, so no other request's calls can fall on this
+    /// one's side: requests that run at once have a context each.
+    pub fn begin_request(&mut self, key: &str) {
         let draw = Draw::of(key);
         self.registry.set_draw(draw);
         for (op, choice) in &self.registry.policies().rollout {

@@ -67,16 +67,6 @@ impl Draw {
         let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self(((mixed >> 32) % u64::from(WHOLE)) as u16)
     }
-
-    /// The draw as the number that [`Draw::from_bits`] takes.
-    pub(super) fn bits(self) -> u16 {
-        self.0
-    }
-
-    /// The draw of [`Draw::bits`].
-    pub(super) fn from_bits(bits: u16) -> Self {
-        Self(bits.min(WHOLE - 1))
-    }
 }
 
 impl fmt::Display for Draw {
