@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metallic::Context;
 use metallic::context::RunCount;
+use metallic::dispatch::{Backend, Selection};
 use metallic::op::{Op, Sdpa};
 use metallic::segment::{AttentionBlock, DecoderStep, MlpBlock};
 use metallic_devices::process::peak_memory_bytes;
@@ -111,20 +112,32 @@ pub(crate) fn note_single_steps(ctx: &Context, asked: Option<usize>, steps: usiz
 /// Fewer steps than this are calls of their own anywhere: the first ones prepare the others.
 const ENOUGH_STEPS: usize = 8;
 
-/// The backends of some runs, each with its reason, and with its op where that is the attention half
+/// The kernels of some runs, each with its reasons, and with its op where that is the attention half
 /// of a block; `None` when nothing ran.
 fn backends(runs: &[RunCount]) -> Option<String> {
-    let each = runs.iter().map(|run| {
-        let selection = &run.selection;
-        let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
-        let whole = match selection.op {
-            AttentionBlock::ID | DecoderStep::ID => format!("{} ", selection.op),
+    let kernels = runs.chunk_by(|one, other| kernel(one) == kernel(other));
+    let times = |runs: &[RunCount]| runs.iter().map(|run| run.calls).sum::<u64>();
+    let alone = kernels.clone().count() == 1;
+    let each = kernels.map(|runs| {
+        let (op, backend, variant) = kernel(&runs[0]);
+        let calls = if alone { String::new() } else { format!(" x{}", times(runs)) };
+        let whole = match op {
+            AttentionBlock::ID | DecoderStep::ID => format!("{op} "),
             _ => String::new(),
         };
-        let (backend, variant, reason) = (selection.backend, selection.variant, &selection.reason);
-        format!("{backend}{calls} ({whole}{variant}: {reason})")
+        let reason = |run: &RunCount| match runs {
+            [_] => run.selection.reason.to_string(),
+            _ => format!("x{} {}", run.calls, run.selection.reason),
+        };
+        let reasons: Vec<_> = runs.iter().map(reason).collect();
+        format!("{backend}{calls} ({whole}{variant}: {})", reasons.join(", "))
     });
     (!runs.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+}
+
+fn kernel(run: &RunCount) -> (&'static str, Backend, &'static str) {
+    let Selection { op, backend, variant, .. } = run.selection;
+    (op, backend, variant)
 }
 
 /// What ran attention, alone or within a segment.
@@ -171,7 +184,7 @@ fn runs_json(runs: Vec<RunCount>) -> Vec<Value> {
             "backend": run.selection.backend.name(),
             "variant": run.selection.variant,
             "calls": run.calls,
-            "reason": run.selection.reason,
+            "reason": &*run.selection.reason,
         })
     };
     runs.into_iter().map(run).collect()

@@ -1,7 +1,7 @@
 //! What would run, and why, without running it.
 
 use super::Context;
-use crate::dispatch::{Backend, Candidate, Selection};
+use crate::dispatch::{Backend, Candidates, Selection};
 use crate::op::Op;
 
 /// The choice for the calls of one op and spec.
@@ -27,7 +27,8 @@ impl Explanation {
     pub(super) fn of(selection: Selection, spec: &impl ToString) -> Self {
         let Selection { op, backend, variant, reason } = selection;
         let (kernel, others) = (Some((backend, variant)), Vec::new());
-        Self { op, kernel, reason, spec: spec.to_string(), others, calls: 1 }
+        let (reason, spec) = (reason.to_string(), spec.to_string());
+        Self { op, kernel, reason, spec, others, calls: 1 }
     }
 
     /// One call of a segment whose ops would run one by one.
@@ -60,15 +61,15 @@ impl Context {
     pub(super) fn explained<O: Op>(
         &self,
         spec: &O::Spec,
-        candidates: &[Candidate<'_, O>],
+        candidates: &Candidates<'_, O>,
     ) -> Option<Selection> {
-        let (best, others) = candidates.split_first()?;
-        let others = || others.iter().map(|other| (other.entry.backend, other.entry.variant));
-        let explanation = || Explanation {
-            others: others().collect(),
-            ..Explanation::of(best.selection(), spec)
+        let selection = || candidates.selection(candidates.best());
+        let explanation = || {
+            let others = candidates.entries().iter().skip(1);
+            let others = others.map(|other| (other.backend, other.variant)).collect();
+            Explanation { others, ..Explanation::of(selection(), spec) }
         };
-        self.add_explanation(explanation).then(|| best.selection())
+        self.add_explanation(explanation).then(selection)
     }
 
     /// Adds a call, where choices are explained; whether that is so.

@@ -15,7 +15,7 @@ use crate::error::Error;
 const WHOLE: u16 = 10_000;
 
 /// A share of requests, from 0 to 100 %, in steps of 0.01 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Share(u16);
 
 impl Share {
@@ -51,7 +51,7 @@ impl FromStr for Share {
 }
 
 /// Where a request falls, from 0 to 99.99 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Draw(u16);
 
 impl Draw {
@@ -76,7 +76,7 @@ impl fmt::Display for Draw {
 }
 
 /// A rollout with its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RolloutChoice {
     /// Requests for which `auto` may use graph.
     pub share: Share,

@@ -209,6 +209,7 @@ impl Setting<'_> {
         let [attention, segments] = &before;
         let ran = summary::attention_runs(ctx).into_iter().filter(|run| !attention.contains(run));
         let mut backends: Vec<_> = ran.map(|run| run.selection.backend.name()).collect();
+        backends.sort_unstable();
         backends.dedup();
         let segments = summary::segment_runs(ctx).iter().any(|run| !segments.contains(run));
         Ok(Samples { cold_ns, warm_ns, backends: backends.join("+"), segments })
