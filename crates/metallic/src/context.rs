@@ -174,7 +174,11 @@ impl Context {
             Ok(candidates) if candidates.best().backend == Backend::Graph => {
                 return self.run_first(&spec, args, &candidates).map(Some);
             }
-            Ok(candidates) => candidates.why(candidates.best()).to_string(),
+            Ok(candidates) => {
+                let best = candidates.best();
+                let why = candidates.why(best);
+                format!("only a graph would run it as one; {}: {why}", best.backend)
+            }
             Err(error @ (Error::NoBackend { .. } | Error::Unsupported { .. })) => error.to_string(),
             Err(error) => return Err(error),
         };

@@ -43,7 +43,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<()> {
         writeln!(out, "{line}")?;
     }
     let (segments, why) = ctx.registry().segments();
-    writeln!(out, "blocks: {} ({why})", if segments { "halves as one op" } else { "op by op" })?;
+    let blocks = if segments { "halves as one op where a kernel takes them" } else { "op by op" };
+    writeln!(out, "blocks: {blocks} ({why})")?;
     for part in &parts {
         writeln!(out, "\n{}", part.name)?;
         print(&mut out, &part.choices, args.backend.verbose)?;
