@@ -57,7 +57,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) stop: Vec<String>,
     /// Greedy steps that a device may make before their tokens are read, where it can make several
     /// (at most 16) [default: as many as take 8 ms]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", value_parser = values::steps_at_once)]
     pub(crate) steps_at_once: Option<usize>,
 }
 
