@@ -123,7 +123,7 @@ impl Zeros {
                 precision: Precision::Quantized,
                 out: self.f32(&[batch, 100]),
             },
-            greedy: None,
+            following: None,
         }
     }
 }

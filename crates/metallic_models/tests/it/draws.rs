@@ -79,7 +79,7 @@ fn draws_are_those_written_down() {
     ] {
         for rule in rules {
             seed += 1;
-            lines.push_str(&line(seed, &Case { vocab, levels, ahead, draws: 40, rule }));
+            lines.push_str(&line(seed, &Case { vocab, levels, ahead, draws: 12, rule }));
         }
     }
     expect_file!["../draws.txt"].assert_eq(&lines);

@@ -14,6 +14,8 @@
 #define DRAW_WORDS 4
 // Keys at once: the best so far, and one of each thread.
 #define DRAW_KEYS (MOST_CANDIDATES + THREADS)
+// Candidates of a block that are looked for at once: few have more, and words that many ask for come late.
+#define LOOKS 4
 // Of a block: how many candidates, and each of them in two words.
 #define LIST_WORDS (2 + 2 * MOST_CANDIDATES)
 
@@ -36,7 +38,7 @@ __device__ __forceinline__ float weight_of(float x) {
     const float middle = 12582912.0f;
     const float shifted = __fadd_rn(__fmul_rn(x, 1.44269504f), middle);
     const float whole = __fadd_rn(shifted, -middle);
-    const float rest = __fadd_rn(__fadd_rn(x, -__fmul_rn(whole, 0.693359375f)), __fmul_rn(whole, 2.12194440e-4f));
+    const float rest = __fadd_rn(__fadd_rn(x, -__fmul_rn(whole, 355.0f / 512)), __fmul_rn(whole, 2.12194440e-4f));
     float power = 1.0f / 5040;
     power = __fadd_rn(__fmul_rn(power, rest), 1.0f / 720);
     power = __fadd_rn(__fmul_rn(power, rest), 1.0f / 120);
@@ -52,7 +54,7 @@ __device__ __forceinline__ float weight_of(float x) {
 // How many of `count` keys are larger than `key`.
 __device__ __forceinline__ u32 rank_of(const u64 *keys, u32 count, u64 key) {
     u32 rank = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (u32 i = 0; i < count; i++) rank += keys[i] > key;
     return rank;
 }
@@ -79,20 +81,48 @@ __device__ __forceinline__ void start_over(Drawing &d) {
     __syncthreads();
 }
 
+// Of the keys of logits `first .. first + count` those from `bar` on, at most the best k: a few at once, of which
+// there is room for all.
+__device__ __noinline__ void find_many(Drawing &d, const float *logits, u32 first, u32 count, u32 k, u64 bar) {
+    start_over(d);
+    for (u32 base = 0; base < count; base += THREADS) {
+        const u32 i = base + threadIdx.x;
+        const u64 key = i < count ? key_of(logits[first + i], first + i) : 0;
+        if (i < count && key >= bar) d.keys[atomicAdd(&d.count, 1)] = key;
+        keep_best(d, k);
+    }
+}
+
+// As above, where there are few of them: without a barrier for each round.
+__device__ __forceinline__ void find(Drawing &d, const float *logits, u32 first, u32 count, u32 k, u64 bar) {
+    const int ahead = 4;
+    start_over(d);
+#pragma unroll 1
+    for (u32 base = threadIdx.x; base < count; base += ahead * THREADS) {
+        float some[ahead];
+#pragma unroll
+        for (int a = 0; a < ahead; a++)
+            if (base + a * THREADS < count) some[a] = logits[first + base + a * THREADS];
+#pragma unroll
+        for (int a = 0; a < ahead; a++) {
+            const u32 i = base + a * THREADS;
+            const u64 key = i < count ? key_of(some[a], first + i) : 0;
+            if (i >= count || key < bar) continue;
+            const u32 at = atomicAdd(&d.count, 1);
+            if (at < DRAW_KEYS) d.keys[at] = key;
+        }
+    }
+    __syncthreads();
+    const u32 found = d.count;
+    if (found > DRAW_KEYS) find_many(d, logits, first, count, k, bar);
+    else if (found > k) keep_best(d, k);
+}
+
 // Publishes the keys of this block's logits from `bar` on, at most the best k.
 __device__ __forceinline__ void publish_list(const Step &p, Drawing &d, u32 k, u64 bar, u32 tag) {
     u32 first, mine;
     share(p.vocab, first, mine);
-    start_over(d);
-    for (u32 base = 0; base < mine; base += THREADS) {
-        const u32 i = base + threadIdx.x;
-        const u64 key = i < mine ? key_of(p.logits[first + i], first + i) : 0;
-        if (i < mine && key >= bar) d.keys[atomicAdd(&d.count, 1)] = key;
-        __syncthreads();
-        const bool many = d.count > k;
-        __syncthreads();
-        if (many) keep_best(d, k);
-    }
+    find(d, p.logits, first, mine, k, bar);
     u64 *list = p.lists + blockIdx.x * LIST_WORDS;
     if (threadIdx.x < d.count) {
         const u64 key = d.keys[threadIdx.x];
@@ -104,7 +134,7 @@ __device__ __forceinline__ void publish_list(const Step &p, Drawing &d, u32 k, u
 
 // The k best of what `lists` blocks publish, into the keys.
 __device__ __forceinline__ void take_lists(const Step &p, Drawing &d, u32 lists, u32 k, u32 tag) {
-    const u32 each = THREADS / lists;
+    const u32 each = THREADS / lists < LOOKS ? THREADS / lists : LOOKS;
     start_over(d);
     for (u32 base = 0;; base += each) {
         const u32 at = base + threadIdx.x / lists;
@@ -120,9 +150,10 @@ __device__ __forceinline__ void take_lists(const Step &p, Drawing &d, u32 lists,
         }
         __syncthreads();
         const bool more = d.more;
+        __syncthreads();
+        if (threadIdx.x == 0) d.more = 0;
         keep_best(d, k);
         if (!more) return;
-        if (threadIdx.x == 0) d.more = 0;
     }
 }
 
