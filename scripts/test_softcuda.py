@@ -1,10 +1,11 @@
 """Runs CUDA kernels on this machine's CPU, thread by thread.
 
 First the kernels between the products of many rows, against f64 loops; then the kernel of a whole decode step, what
-draws tokens in it (against the draws of the host's sampler) and Hopper's kernel of attention, a fiber for each thread
-and a system thread for each block (`tests/softcuda/device.hpp`), whose instructions have stand-ins; then, with a program that is built already, a prompt of the embedded model on `--device cuda` over stand-ins for NVIDIA's libraries (`tests/softcuda/nvidia.cpp`),
-against the CPU: every launch of the fused halves is the program's own. It says nothing of speed, of the machine's own
-arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
+draws tokens in it (against the draws of the host's sampler) and the kernels of attention for few rows and for Hopper, a
+fiber for each thread and a system thread for each block (`tests/softcuda/device.hpp`), whose instructions have
+stand-ins; then, with a program that is built already, a prompt and texts on `--device cuda` over stand-ins for NVIDIA's
+libraries (`tests/softcuda/nvidia.cpp`), against the CPU: every launch is the program's own. It says nothing of speed, of the machine's
+own arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
 """
 
 import argparse
@@ -168,6 +169,19 @@ ATTENTION = [
     ("2 128 128 2 128 2", "bf16, heads of 128, 128 x 128 keys", "seen_nan 1 1 1 130 90 2 11"),
 ]
 
+# Of few_rows.cpp: QT, HEAD_DIM, V_DIM, WARPS, STAGES; then its words.
+FEW_ROWS = [
+    ("1 64 64 2 2", "f16, 2 warps", "none 1 14 2 1 70 1 1"),
+    ("1 64 64 2 2", "f16, 2 warps", "lens 4 4 2 1 200 2 2"),
+    ("1 64 64 2 2", "f16, 2 warps", "hidden_nan 1 2 1 9 130 3 3"),
+    ("2 96 96 2 3", "bf16, heads of 96", "causal 1 6 2 5 150 3 4"),
+    ("2 96 96 2 3", "bf16, heads of 96", "window 2 2 2 3 90 2 5"),
+    ("1 128 128 4 2", "f16, heads of 128, 4 warps", "none 1 28 4 1 300 2 6"),
+    ("1 128 128 4 2", "f16, heads of 128, 4 warps", "lens_causal 3 4 1 8 190 1 7"),
+    ("1 128 128 4 2", "f16, heads of 128, 4 warps", "seen_nan 1 4 2 1 90 4 8"),
+    ("1 192 192 1 2", "f16, heads of 192", "band 1 4 1 5 80 1 9"),
+]
+
 
 def fibers(folder, kernel, source, macros, cases):
     """A kernel against f64, built with each of `cases`' macros. One that waits for ever is a failure too."""
@@ -181,7 +195,7 @@ def fibers(folder, kernel, source, macros, cases):
             built = build
         try:
             words = [f"{program.name}, {name}", *words.split()]
-            right = subprocess.run([program, *words], timeout=600, check=False).returncode == 0
+            right = subprocess.run([program, *words], timeout=1200, check=False).returncode == 0
         except subprocess.TimeoutExpired:
             right = False
         if not right:
@@ -306,6 +320,8 @@ def main():
         passed &= fibers(folder, "persistent.cu", "draw.cpp", macros, [("0x2 1 1 64", "all lines", str(DRAWS))])
         macros = ["QT", "HEAD_DIM", "V_DIM", "GROUPS", "KEYS", "STAGES"]
         passed &= fibers(folder, "sdpa_prefill_sm90.cu", "attention.cpp", macros, ATTENTION)
+        macros = ["QT", "HEAD_DIM", "V_DIM", "WARPS", "STAGES"]
+        passed &= fibers(folder, "sdpa_decode.cu", "few_rows.cpp", macros, FEW_ROWS)
         if os.path.exists(arguments.binary):
             binary, environment = os.path.abspath(arguments.binary), stand_ins(folder)
             passed &= prompt(binary, folder, environment)

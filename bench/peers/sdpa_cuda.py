@@ -178,12 +178,17 @@ def options_of(kw):
     return {"mask": kw["mask"].dtype if kw.get("mask") is not None else None, "softcap": kw.get("softcap")}
 
 
+def pitch(width):
+    """Bytes from a row of a tile in shared memory to the next: `PITCH` of sdpa_common.cuh."""
+    return width * 2 + (16 if width % 64 else 0)
+
+
 def decode(driver, q, k, v, out, splits, warps, stages, cluster=1, **kw):
     """A launcher of sdpa_decode.cu for these tensors."""
     head_dim, v_dim = q.shape[3], v.shape[3]
     tuning = {"WARPS": warps, "STAGES": stages, "CLUSTER": cluster}
     defines = defines_of(q.dtype, head_dim, v_dim, kv=k.dtype, **options_of(kw), **tuning)
-    ring = warps * stages * 16 * (head_dim * 2 + 16 + v_dim * 2 + 16)
+    ring = warps * stages * 16 * (pitch(head_dim) + pitch(v_dim))
     shared = max(ring, (warps + 1) * 16 * (v_dim + 4) * 4)
     function = driver.function("sdpa_decode.cu", defines, "sdpa_decode", shared, cluster > 8)
     call = call_of(q, k, v, out, **kw)
@@ -205,7 +210,7 @@ def prefill(driver, q, k, v, out, warps, keys, **kw):
     head_dim, v_dim = q.shape[3], v.shape[3]
     defines = defines_of(q.dtype, head_dim, v_dim, WARPS=warps, KEYS=keys, kv=k.dtype, **options_of(kw))
     parts = 1 if q.dtype == k.dtype else 2 + (k.dtype == driver.torch.bfloat16)
-    shared = (parts * warps * 16 + 2 * keys) * (head_dim * 2 + 16) + 2 * keys * (v_dim * 2 + 16)
+    shared = (parts * warps * 16 + 2 * keys) * pitch(head_dim) + 2 * keys * pitch(v_dim)
     function = driver.function("sdpa_prefill.cu", defines, "sdpa_prefill", shared)
     call = call_of(q, k, v, out, **kw)
     grid = (call.q_heads, -(-call.q_len // (warps * 16)), call.batch)

@@ -21,6 +21,7 @@ struct Index { unsigned x, y, z; };
 
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 namespace soft {
@@ -45,6 +46,8 @@ struct Fiber {
 static Index grid;
 static unsigned threads;
 static size_t shared_bytes;
+// Bytes of what has not been written: NaN, but where a kernel does rows again that are not finite.
+static int unwritten = 0xff;
 static thread_local Index block;
 static thread_local unsigned char *shared;
 static thread_local Fiber *fiber;
@@ -94,9 +97,9 @@ inline void run_fiber() {
 
 inline void run_block(unsigned index, unsigned seed) {
     srand(seed * 1000 + index);
-    block = {index, 0, 0};
+    block = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
     shared = (unsigned char *)aligned_alloc(256, (shared_bytes + 255) / 256 * 256);
-    memset(shared, 0xff, shared_bytes);
+    memset(shared, unwritten, shared_bytes);
     std::vector<Fiber> fibers(threads);
     for (unsigned i = 0; i < threads; i++) {
         Fiber &own = fibers[i];
@@ -122,12 +125,14 @@ inline void run_block(unsigned index, unsigned seed) {
 }
 
 // Runs a grid, all blocks at once.
-inline void launch(unsigned blocks, unsigned seed) {
-    grid = {blocks, 1, 1};
+inline void launch(Index blocks, unsigned seed) {
+    grid = blocks;
     std::vector<std::thread> running;
-    for (unsigned i = 0; i < blocks; i++) running.emplace_back(run_block, i, seed);
+    for (unsigned i = 0; i < grid.x * grid.y * grid.z; i++) running.emplace_back(run_block, i, seed);
     for (std::thread &one : running) one.join();
 }
+
+inline void launch(unsigned blocks, unsigned seed) { launch(Index{blocks, 1, 1}, seed); }
 
 }  // namespace soft
 
@@ -154,6 +159,14 @@ inline double __dmul_rn(double a, double b) { return a * b; }
 inline void __threadfence_system() {}
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }
+// Counts up to `last` and starts again at 0.
+inline unsigned atomicInc(unsigned *at, unsigned last) {
+    unsigned old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    while (!__atomic_compare_exchange_n(at, &old, old >= last ? 0 : old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    return old;
+}
+template <typename T> inline T __ldcg(const T *at) { return *at; }
 using std::max, std::min;
 
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
@@ -169,6 +182,15 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 }
 
 inline void __syncthreads() { soft::wait(soft::of_block, soft::threads); }
+inline bool __syncthreads_or(bool is) {
+    static thread_local bool any;
+    __syncthreads();
+    any = false;
+    __syncthreads();
+    any |= is;
+    __syncthreads();
+    return any;
+}
 inline void __syncwarp() { soft::wait(soft::of_warp[threadIdx.x / 32], 32); }
 
 // What the lane that `from` names holds, to each lane of the warp.

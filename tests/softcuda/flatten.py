@@ -3,8 +3,8 @@
     flatten.py KERNEL OUT
 
 The lowest headers are replaced where they hold instructions: conversions of numbers.cuh, dot4 and copy16 of
-blocks_i8.cuh, all of persistent_asm.cuh, sdpa_hopper.cuh and sdpa_wgmma.cuh, and of sdpa_common.cuh conversions and
-what lies below its mark of the matrix units. Everything above them is the kernel's own text.
+blocks_i8.cuh, all of persistent_asm.cuh, sdpa_hopper.cuh and sdpa_wgmma.cuh, and of sdpa_common.cuh conversions,
+copies and products. Everything above them is the kernel's own text.
 """
 
 import os
@@ -59,6 +59,7 @@ def flatten(name, seen):
         text = text.replace("#define WARP 32", '#define WARP 32\n#include "conversions.hpp"')
     if name == "sdpa_common.cuh":
         text = text.replace("#define LOG2E", '#include "halves.hpp"\n#define LOG2E')
+        text = text.replace("// --- matrix units", '#include "matrix_units.hpp"\n// --- matrix units')
     text = re.sub(r'#include "(\w+\.cuh)"', lambda found: flatten(found[1], seen), text)
     text = re.sub(r"extern __shared__ [^;]*?u8 shared\[\];", "u8 *shared = soft::shared;", text)
     text = re.sub(r"__shared__ (__align__\(\d+\) )?", "static thread_local ", text)

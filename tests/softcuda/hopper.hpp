@@ -1,6 +1,6 @@
 // Stand-ins for sdpa_hopper.cuh: barriers of shared memory, tensor copies, named barriers. A copy ends when
-// somebody waits, in any order, in half of the blocks only when it is waited for itself; until then its rows hold
-// NaN, so that what is read too early or kept too long shows.
+// somebody waits, in any order, in half of the blocks only when it is waited for itself; until then its rows are
+// unwritten, so that what is read too early or kept too long shows.
 #pragma once
 
 // What the driver would encode: a tensor of two-byte elements and the rows of a box of 64.
@@ -63,7 +63,7 @@ static void land(const Box &box) {
 inline void copy_box(u32 to, const TensorMap &map, u64 &barrier, int element, int row, int head, int batch) {
     const size_t bytes = map.rows * 128;
     if (to % 1024 || to + bytes > soft::shared_bytes) soft::fail("a box at a wrong place of shared memory");
-    memset(soft::shared + to, 0xff, bytes);
+    memset(soft::shared + to, soft::unwritten, bytes);
     boxes.push_back({to, map, &barrier, element, row, head, batch});
 }
 

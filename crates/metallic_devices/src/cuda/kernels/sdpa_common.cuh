@@ -268,6 +268,31 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
     return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// Tiles in shared memory: rows of WIDTH elements of two bytes, in chunks of 16 bytes. Rows of whole 128
+// bytes lie without gaps, chunk `c` of row `r` at place `c ^ r % 8`: eight rows of one column then lie in
+// eight different bank groups. Other rows end in a chunk of padding for the same reason. Padding moves every
+// second row off the multiples of 32 bytes, and then asynchronous copies reach 5 % less of an H200's
+// bandwidth (docs/cuda.md).
+template <int WIDTH>
+constexpr bool SWIZZLED = WIDTH % 64 == 0;
+
+// Bytes from a row to the next.
+template <int WIDTH>
+constexpr int PITCH = WIDTH * 2 + (SWIZZLED<WIDTH> ? 0 : 16);
+
+// Where a chunk lies, in bytes from the start of the tile, which is a multiple of 128.
+template <int WIDTH>
+__device__ __forceinline__ int place_of(int row, int chunk) {
+    return row * PITCH<WIDTH> + (SWIZZLED<WIDTH> ? chunk ^ row % 8 : chunk) * 16;
+}
+
+// The place two chunks further on for each of `pairs`, in the same row; the chunk at `place` is its first or
+// second.
+template <int WIDTH>
+__device__ __forceinline__ u32 pairs_after(u32 place, int pairs) {
+    return SWIZZLED<WIDTH> ? (place ^ pairs * 32 % 128) + pairs * 32 / 128 * 128 : place + pairs * 32;
+}
+
 // 16 bytes into shared memory, zeros where `live` is false (then nothing is read).
 __device__ __forceinline__ void copy_async_16(u32 to, const void* from, bool live) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),

@@ -75,10 +75,8 @@
 constexpr int THREADS = WARPS * 32;
 constexpr int KEYS = 16;
 constexpr int ROWS = 16;
-// One 16-byte pad a row: eight rows of one column then lie in eight different bank groups.
-constexpr int K_PITCH = HEAD_DIM * 2 + 16;
-constexpr int V_PITCH = V_DIM * 2 + 16;
-constexpr int STAGE_BYTES = KEYS * (K_PITCH + V_PITCH);
+constexpr int K_BYTES = KEYS * PITCH<HEAD_DIM>;
+constexpr int STAGE_BYTES = K_BYTES + KEYS * PITCH<V_DIM>;
 constexpr int SUM_PITCH = V_DIM + 4;
 constexpr int QUADS = V_DIM / 4;
 // Parts of the last step that are loaded at once.
@@ -89,6 +87,19 @@ struct Tile {
     bool single;  // one position: the rows are the heads
     i64 diag;
 };
+
+// Starts copies of a warp's rows, `base` and those after it, into a stage; zeros from row `end` on.
+template <int WIDTH>
+__device__ __forceinline__ void copy_rows(u32 to, const u16* from, i64 stride, int base, int end, int lane) {
+    constexpr int CHUNKS = WIDTH / 8;
+#pragma unroll
+    for (int i = 0; i < KEYS * CHUNKS / 32; ++i) {
+        const int at = i * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
+        const bool live = base + row < end;
+        const i64 key = live ? base + row : 0;
+        copy_async_16(to + place_of<WIDTH>(row, chunk), from + key * stride + chunk * 8, live);
+    }
+}
 
 // Which packed row is which query: rows run over heads first, then over positions.
 __device__ __forceinline__ int position_of(const Tile& tile, int row) {
@@ -227,23 +238,8 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
         if (is_step(step)) {
             const u32 stage = ring + step % STAGES * STAGE_BYTES;
             const int base = base_of(step);
-            constexpr int K_CHUNKS = HEAD_DIM / 8, V_CHUNKS = V_DIM / 8;
-#pragma unroll
-            for (int i = 0; i < KEYS * K_CHUNKS / 32; ++i) {
-                const int at = i * 32 + lane, row = at / K_CHUNKS, chunk = at % K_CHUNKS;
-                const bool live = base + row < end;
-                const i64 key = live ? base + row : 0;
-                copy_async_16(stage + row * K_PITCH + chunk * 16,
-                              keys_base + key * call.k_stride[2] + chunk * 8, live);
-            }
-#pragma unroll
-            for (int i = 0; i < KEYS * V_CHUNKS / 32; ++i) {
-                const int at = i * 32 + lane, row = at / V_CHUNKS, chunk = at % V_CHUNKS;
-                const bool live = base + row < end;
-                const i64 key = live ? base + row : 0;
-                copy_async_16(stage + KEYS * K_PITCH + row * V_PITCH + chunk * 16,
-                              values_base + key * call.v_stride[2] + chunk * 8, live);
-            }
+            copy_rows<HEAD_DIM>(stage, keys_base, call.k_stride[2], base, end, lane);
+            copy_rows<V_DIM>(stage + K_BYTES, values_base, call.v_stride[2], base, end, lane);
         }
         copy_commit();
     };
@@ -299,8 +295,8 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
     // Where every row of the tile sees every key.
     const int all_first = first_key(call, tile.diag, position_of(tile, tile.rows - 1), tile.live);
     const int all_last = end_key(call, tile.diag, position_of(tile, 0), tile.live);
-    const u32 k_lane = (lane / 16 * 8 + lane % 8) * K_PITCH + lane / 8 % 2 * 16;
-    const u32 v_lane = KEYS * K_PITCH + (lane / 8 % 2 * 8 + lane % 8) * V_PITCH + lane / 16 * 16;
+    const u32 k_lane = place_of<HEAD_DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const u32 v_lane = K_BYTES + place_of<V_DIM>(lane / 8 % 2 * 8 + lane % 8, lane / 16);
 
     for (int step = 0; is_step(step); ++step) {
         copy_wait<STAGES - 2>();
@@ -313,7 +309,7 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
         for (int k = 0; k < HEAD_DIM / 16; ++k) {
             u32 b[4];
-            load_matrix_4(b, stage + k_lane + k * 32);
+            load_matrix_4(b, pairs_after<HEAD_DIM>(stage + k_lane, k));
 #pragma unroll
             for (int p = 0; p < PARTS; ++p) {
                 multiply_add<KT>(score[0], query[p][k], b[0], b[1]);
@@ -379,7 +375,7 @@ extern "C" __global__ void CLUSTER_SHAPE __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
         for (int n = 0; n < V_DIM / 16; ++n) {
             u32 b[4];
-            load_matrix_4_transposed(b, stage + v_lane + n * 32);
+            load_matrix_4_transposed(b, pairs_after<V_DIM>(stage + v_lane, n));
 #pragma unroll
             for (int p = 0; p < PARTS; ++p) {
                 multiply_add<KT>(sum[n * 2], weight[p], b[0], b[1]);

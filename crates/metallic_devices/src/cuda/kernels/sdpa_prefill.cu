@@ -31,9 +31,8 @@
 
 constexpr int THREADS = WARPS * 32;
 constexpr int QUERIES = WARPS * 16;
-// One 16-byte pad a row: eight rows of one column then lie in eight different bank groups.
-constexpr int Q_PITCH = HEAD_DIM * 2 + 16;
-constexpr int V_PITCH = V_DIM * 2 + 16;
+constexpr int Q_PITCH = PITCH<HEAD_DIM>;
+constexpr int V_PITCH = PITCH<V_DIM>;
 constexpr int Q_PART = QUERIES * Q_PITCH;
 constexpr int Q_BYTES = PARTS * Q_PART;
 constexpr int K_BYTES = KEYS * Q_PITCH;
@@ -50,8 +49,8 @@ __device__ __forceinline__ void load_rows(u32 to, const u16* from, i64 stride, i
         const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
         if (TOTAL % THREADS == 0 || at < TOTAL) {
             const bool there = row < live;
-            copy_async_16(to + row * (WIDTH * 2 + 16) + chunk * 16,
-                          from + (there ? row : 0) * stride + chunk * 8, there);
+            copy_async_16(to + place_of<WIDTH>(row, chunk), from + (there ? row : 0) * stride + chunk * 8,
+                          there);
         }
     }
 }
@@ -113,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         split2(x.x, x.y, parts);
 #pragma unroll
         for (int p = 0; p < PARTS; ++p)
-            *reinterpret_cast<u32*>(shared + p * Q_PART + row * Q_PITCH + d * 2) = parts[p];
+            *reinterpret_cast<u32*>(shared + p * Q_PART + place_of<HEAD_DIM>(row, d / 8) + d % 8 * 2) = parts[p];
     }
 #else
     load_rows<HEAD_DIM, QUERIES>(q_shared, static_cast<const u16*>(call.q) + q, call.q_stride[2], queries);
@@ -129,9 +128,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const i64 mask_row[2] = {mask_head + min(rows[0], call.q_len - 1) * call.mask_stride[2],
                              mask_head + min(rows[1], call.q_len - 1) * call.mask_stride[2]};
 #endif
-    const u32 q_lane = q_shared + (warp * 16 + lane % 16) * Q_PITCH + lane / 16 * 16;
-    const u32 k_lane = k_shared + (lane / 16 * 8 + lane % 8) * Q_PITCH + lane / 8 % 2 * 16;
-    const u32 v_lane = v_shared + (lane / 8 % 2 * 8 + lane % 8) * V_PITCH + lane / 16 * 16;
+    const u32 q_lane = q_shared + place_of<HEAD_DIM>(warp * 16 + lane % 16, lane / 16);
+    const u32 k_lane = k_shared + place_of<HEAD_DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const u32 v_lane = v_shared + place_of<V_DIM>(lane / 8 % 2 * 8 + lane % 8, lane / 16);
 
     u32 query[QUERIES_IN_REGISTERS ? HEAD_DIM / 16 : 1][4];
     float sum[V_DIM / 8][4];
@@ -151,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         if (QUERIES_IN_REGISTERS && step == 0) {
 #pragma unroll
             for (int n = 0; n < HEAD_DIM / 16; ++n)
-                load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], q_lane + n * 32);
+                load_matrix_4(query[QUERIES_IN_REGISTERS ? n : 0], pairs_after<HEAD_DIM>(q_lane, n));
         }
 
         float score[KEYS / 8][4] = {};
@@ -164,13 +163,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) a[p][i] = query[QUERIES_IN_REGISTERS ? d : 0][i];
                 } else {
-                    load_matrix_4(a[p], q_lane + p * Q_PART + d * 32);
+                    load_matrix_4(a[p], pairs_after<HEAD_DIM>(q_lane + p * Q_PART, d));
                 }
             }
 #pragma unroll
             for (int n = 0; n < KEYS / 16; ++n) {
                 u32 b[4];
-                load_matrix_4(b, k_lane + step % 2 * K_BYTES + n * 16 * Q_PITCH + d * 32);
+                load_matrix_4(b, pairs_after<HEAD_DIM>(k_lane + step % 2 * K_BYTES + n * 16 * Q_PITCH, d));
 #pragma unroll
                 for (int p = 0; p < PARTS; ++p) {
                     multiply_add<KT>(score[n * 2], a[p], b[0], b[1]);
@@ -249,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
             for (int d = 0; d < V_DIM / 16; ++d) {
                 u32 b[4];
-                load_matrix_4_transposed(b, v_lane + step % 2 * V_BYTES + n * 16 * V_PITCH + d * 32);
+                load_matrix_4_transposed(b, pairs_after<V_DIM>(v_lane + step % 2 * V_BYTES + n * 16 * V_PITCH, d));
 #pragma unroll
                 for (int p = 0; p < PARTS; ++p) {
                     multiply_add<KT>(sum[d * 2], weight[p], b[0], b[1]);
@@ -287,7 +286,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     if (V_DIM > HEAD_DIM || steps == 0) __syncthreads();
     bool bad = false;
     u8* stage = shared + warp * 16 * (V_DIM > HEAD_DIM ? V_PITCH : Q_PITCH);
-    constexpr int O_PITCH = V_PITCH;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const float all = quad_sum(total[half]);
@@ -297,7 +295,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int n = 0; n < V_DIM / 8; ++n) {
             const float x = sum[n][half * 2] * norm, y = sum[n][half * 2 + 1] * norm;
             bad |= !is_finite(x) || !is_finite(y);
-            *reinterpret_cast<u32*>(stage + (lane / 4 + half * 8) * O_PITCH + n * 16 + lane % 4 * 4) =
+            *reinterpret_cast<u32*>(stage + place_of<V_DIM>(lane / 4 + half * 8, n) + lane % 4 * 4) =
                 pack2<QT>(x, y);
         }
     }
@@ -311,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         const int at = i * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
         if (row < mine) {
             *reinterpret_cast<uint4*>(out + row * call.o_stride[2] + chunk * 8) =
-                *reinterpret_cast<const uint4*>(stage + row * O_PITCH + chunk * 16);
+                *reinterpret_cast<const uint4*>(stage + place_of<V_DIM>(row, chunk));
         }
     }
 #endif

@@ -67,10 +67,16 @@ impl Abilities {
         self.head_dim.max(self.v_dim) > 64
     }
 
-    /// Bytes of one padded row of keys and one of values in shared memory.
+    /// Bytes of one row of keys and one of values in shared memory.
     fn row_bytes(&self) -> usize {
-        (self.head_dim + self.v_dim) * 2 + 32
+        pitch(self.head_dim) + pitch(self.v_dim)
     }
+}
+
+/// Bytes from a row of `width` elements of two bytes to the next in shared memory: `PITCH` of
+/// `sdpa_common.cuh`.
+fn pitch(width: usize) -> usize {
+    width * 2 + if width.is_multiple_of(64) { 0 } else { 16 }
 }
 
 impl Engine {
@@ -83,7 +89,7 @@ impl Engine {
                 ring.max((warps + 1) * PACKED_ROWS * (v_dim + 4) * 4)
             }
             Engine::Prefill { warps, keys } => {
-                let queries = abilities.parts * warps * 16 * (head_dim * 2 + 16);
+                let queries = abilities.parts * warps * 16 * pitch(head_dim);
                 queries + 2 * keys * abilities.row_bytes()
             }
             Engine::Hopper { groups, keys, .. } => {
