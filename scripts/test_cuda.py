@@ -204,6 +204,18 @@ def main():
 
         return run
 
+    def drawn(*rule):
+        def run():
+            words = ["run", "-p", PROMPT, "-n", "200", "--ignore-eos", "--seed", "3", *rule, *on]
+            # A bias of nothing leaves the choice to the host, from the same logits.
+            want = bench.json(*words, "--logit-bias", "0-0")["ids"]
+            got = bench.json(*words)["ids"]
+            same = sum(1 for _ in iter_equal(want, got))
+            assert len(want) == 200 and want == got, f"the first {same} of {len(want)} tokens are equal"
+            return "200 tokens equal"
+
+        return run
+
     def growing(backend):
         def run():
             # Without a number of tokens the cache starts small and grows in the middle; f32 rows of keys are
@@ -332,6 +344,8 @@ def main():
     for backend in ["legacy", "graph"]:
         bench.step(f"greedy text, {backend}", greedy(backend))
     bench.step("greedy text, legacy, in segments", greedy("legacy", "--segments", "on"))
+    for name, rule in [("usual", []), ("from 64", ["--temp", "1.5", "--top-k", "64", "--top-p", "1", "--min-p", "0"])]:
+        bench.step(f"drawn text, {name}, by the device or by the host", drawn(*rule))
     for backend in ["auto", "legacy"]:
         bench.step(f"greedy text over a growing cache, {backend}", growing(backend))
     # Halves over quantised weights are among the cases of parity, with the oracle's own bounds.
@@ -349,9 +363,10 @@ def main():
         with open(long, "w", encoding="utf-8") as file:
             file.write(TEXT * 60)
         bench.step("a step as one kernel past 1024 positions", whole_step("f16", 1e-3, long))
-        step_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos", "--segments", "step"]
+        step_run = ["run", "-p", PROMPT, "-n", "24", "--ignore-eos", "--segments", "step"]
         for tool in ["memcheck", "racecheck"]:
-            bench.step(f"{tool}, one kernel a step", sanitizer(tool, step_run))
+            for name, rule in [("greedy", ["--temp", "0"]), ("drawn", ["--seed", "3"])]:
+                bench.step(f"{tool}, one kernel a step, {name}", sanitizer(tool, [*step_run, *rule]))
     bench.step("steps are replayed", replayed)
     bench.step("each kernel is timed", timed)
     text_run = ["run", "-p", PROMPT, "-n", "24", "--temp", "0", "--ignore-eos"]

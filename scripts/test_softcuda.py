@@ -1,11 +1,11 @@
 """Runs CUDA kernels on this machine's CPU, thread by thread.
 
-First the kernels between the products of many rows, against f64 loops; then the kernel of a whole decode step and
-the kernels of attention for few rows and for Hopper, a fiber for each thread and a system thread for each block
-(`tests/softcuda/device.hpp`), whose instructions have stand-ins; then, with a program that is built already, a prompt
-of the embedded model on `--device cuda` over stand-ins for NVIDIA's libraries (`tests/softcuda/nvidia.cpp`), against
-the CPU: every launch of the fused halves is the program's own. It says nothing of speed, of the machine's own
-arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
+First the kernels between the products of many rows, against f64 loops; then the kernel of a whole decode step, what
+draws tokens in it (against the draws of the host's sampler) and the kernels of attention for few rows and for Hopper, a
+fiber for each thread and a system thread for each block (`tests/softcuda/device.hpp`), whose instructions have
+stand-ins; then, with a program that is built already, a prompt and texts on `--device cuda` over stand-ins for NVIDIA's
+libraries (`tests/softcuda/nvidia.cpp`), against the CPU: every launch is the program's own. It says nothing of speed, of the machine's
+own arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
 """
 
 import argparse
@@ -151,6 +151,8 @@ STEPS = [
 ]
 
 
+DRAWS = ROOT / "crates/metallic_models/tests/draws.txt"
+
 # Of attention.cpp: QT, HEAD_DIM, V_DIM, GROUPS, KEYS, STAGES, as `// variant:` lines of the kernel have them; then
 # its words.
 ATTENTION = [
@@ -193,7 +195,7 @@ def fibers(folder, kernel, source, macros, cases):
             built = build
         try:
             words = [f"{program.name}, {name}", *words.split()]
-            right = subprocess.run([program, *words], timeout=600, check=False).returncode == 0
+            right = subprocess.run([program, *words], timeout=1200, check=False).returncode == 0
         except subprocess.TimeoutExpired:
             right = False
         if not right:
@@ -234,20 +236,20 @@ SHAPE = {
 TOKENS = 40
 
 
-def greedy(binary, folder, environment):
-    """A greedy text of a random model through recorded steps of one kernel each, several in one call, against the CPU's.
-    The prompt is one token: longer ones run through kernels that hold PTX."""
+def text(binary, folder, environment, name, kind, *rule):
+    """A text of a random model of `kind` through recorded steps of one kernel each, several in one call that choose
+    tokens by `rule`, against the CPU's. The prompt is one token: longer ones run through kernels that hold PTX."""
     shape, events = folder / "shape.json", folder / "steps.jsonl"
     shape.write_text(json.dumps(SHAPE), encoding="utf-8")
-    words = [binary, "run", "--random-weights", str(shape), "--weights-type", "f16", "-p", "", "-n", str(TOKENS)]
-    words += ["--steps-at-once", "5", "--temp", "0", "--ignore-eos", "--exact", "--cache-type-k", "f16", "--cache-type-v", "f16", "--json"]
+    words = [binary, "run", "--random-weights", str(shape), "--weights-type", kind, "-p", "", "-n", str(TOKENS), *rule]
+    words += ["--steps-at-once", "5", "--ignore-eos", "--exact", "--cache-type-k", kind, "--cache-type-v", kind, "--json"]
     hopper = {**environment, "SOFTCUDA_HOPPER": "1", "METALLIC_CACHE_DIR": str(folder / "hopper")}
     on = ["--device", "cuda", "--segments", "step", "--metrics", str(events)]
     ids = []
     for more, env in [([], None), (on, hopper)]:
         done = subprocess.run([*words, *more], capture_output=True, text=True, env=env, check=False)
         if done.returncode != 0:
-            print(f"FAILED   greedy text: {done.stderr.strip()[-1500:]}")
+            print(f"FAILED   {name} text: {done.stderr.strip()[-1500:]}")
             return False
         ids.append(json.loads(done.stdout)["ids"])
     records = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
@@ -256,7 +258,7 @@ def greedy(binary, folder, environment):
     # The prompt makes one step, plainly; the call after it is recorded.
     right = same == TOKENS and len(replays) == -(-(TOKENS - 1) // 5) and replays.count(False) == 1
     verdict = "ok      " if right else "FAILED  "
-    print(f"{verdict} greedy text: {same} of {TOKENS} tokens equal, {len(set(ids[0]))} different, {len(replays)} recorded calls")
+    print(f"{verdict} {name} text: {same} of {TOKENS} tokens equal, {len(set(ids[0]))} different, {len(replays)} recorded calls")
     return right
 
 
@@ -314,13 +316,20 @@ def main():
         folder = Path(name)
         passed = kernels(folder)
         passed &= fibers(folder, "persistent.cu", "step.cpp", ["WEIGHTS", "TABLE", "KV", "HEAD_DIM"], STEPS)
+        macros = ["WEIGHTS", "TABLE", "KV", "HEAD_DIM"]
+        passed &= fibers(folder, "persistent.cu", "draw.cpp", macros, [("0x2 1 1 64", "all lines", str(DRAWS))])
         macros = ["QT", "HEAD_DIM", "V_DIM", "GROUPS", "KEYS", "STAGES"]
         passed &= fibers(folder, "sdpa_prefill_sm90.cu", "attention.cpp", macros, ATTENTION)
         macros = ["QT", "HEAD_DIM", "V_DIM", "WARPS", "STAGES"]
         passed &= fibers(folder, "sdpa_decode.cu", "few_rows.cpp", macros, FEW_ROWS)
         if os.path.exists(arguments.binary):
             binary, environment = os.path.abspath(arguments.binary), stand_ins(folder)
-            passed &= prompt(binary, folder, environment) & greedy(binary, folder, environment)
+            passed &= prompt(binary, folder, environment)
+            passed &= text(binary, folder, environment, "greedy", "f16", "--temp", "0")
+            # Probabilities of random weights are flat, and a key that rounds otherwise can move a draw: so in f32.
+            passed &= text(binary, folder, environment, "drawn", "f32", "--seed", "5")
+            hot = ["--temp", "1.7", "--top-k", "64", "--top-p", "1", "--min-p", "0", "--seed", "6"]
+            passed &= text(binary, folder, environment, "drawn from 64", "f32", *hot)
         else:
             print(f"NOT RUN  prompt: there is no {arguments.binary}")
     sys.exit(0 if passed else 1)

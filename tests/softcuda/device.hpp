@@ -31,14 +31,17 @@ namespace soft {
     exit(1);
 }
 
+struct Barrier { unsigned arrived, generation; };
+
 struct Fiber {
     ucontext_t context;
     std::vector<char> stack;
     Index thread;
     bool done;
+    // Where it waits, while the generation is this one.
+    const Barrier *at;
+    unsigned generation;
 };
-
-struct Barrier { unsigned arrived, generation; };
 
 static Index grid;
 static unsigned threads;
@@ -60,7 +63,9 @@ inline void wait(Barrier &barrier, unsigned count) {
     if (++barrier.arrived == count) {
         barrier.arrived = 0, barrier.generation++;
     } else {
-        while (barrier.generation == generation) yield();
+        fiber->at = &barrier, fiber->generation = generation;
+        yield();
+        fiber->at = nullptr;
     }
 }
 
@@ -103,14 +108,14 @@ inline void run_block(unsigned index, unsigned seed) {
         own.context.uc_stack.ss_sp = own.stack.data();
         own.context.uc_stack.ss_size = own.stack.size();
         own.context.uc_link = nullptr;
-        own.thread = {i, 0, 0}, own.done = false;
+        own.thread = {i, 0, 0}, own.done = false, own.at = nullptr;
         makecontext(&own.context, run_fiber, 0);
     }
     for (unsigned left = threads; left > 0; sched_yield()) {
         const unsigned offset = (unsigned)rand();
         for (unsigned i = 0; i < threads; i++) {
             Fiber &next = fibers[(i * 7 + offset) % threads];
-            if (next.done) continue;
+            if (next.done || (next.at && next.at->generation == next.generation)) continue;
             fiber = &next;
             swapcontext(&scheduler, &next.context);
             left -= next.done;
@@ -148,6 +153,9 @@ template <typename T> inline T __ldg(const T *at) { return *at; }
 inline int __float2int_rn(float value) { return (int)lrintf(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline void __threadfence_system() {}
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }

@@ -175,18 +175,18 @@ static u32 likeliest(const std::vector<float> &logits) {
     return best;
 }
 
-// What the last launch picked must be `ids`, with the value and flaws of the logits after the last of them.
-static void check_picked(const std::vector<u32> &ids, const std::vector<float> &logits) {
+// What the last launch chose must be `ids`, with the value and flaws of the logits after the last of them.
+static void check_chosen(const std::vector<u32> &ids, const std::vector<float> &logits) {
     const u32 made = (u32)ids.size();
-    const i32 *picked = step->picked;
-    if (picked[0] != (i32)made) soft::fail("another number of steps");
+    const i32 *chosen = step->chosen;
+    if (chosen[0] != (i32)made) soft::fail("another number of steps");
     for (u32 i = 0; i < made; i++)
-        if (picked[1 + i] != (i32)ids[i]) soft::fail("another token");
+        if (chosen[1 + i] != (i32)ids[i]) soft::fail("another token");
     i32 bad = 0;
     for (float logit : logits) bad += !std::isfinite(logit);
-    const float value = ((const float *)picked)[MOST + made];
+    const float value = ((const float *)chosen)[MOST + made];
     if (value != logits[ids.back()]) soft::fail("another value");
-    if (picked[2 * MOST + made] != bad) soft::fail("another number of logits that are no numbers");
+    if (chosen[2 * MOST + made] != bad) soft::fail("another number of logits that are no numbers");
 }
 
 static double relative_error(const float *got, const Row &want) {
@@ -230,7 +230,7 @@ int main(int count, char **words) {
     const Weight head(vocab, hidden, types[MATRICES], 1, nullptr), table(vocab, hidden, TABLE, 1, nullptr);
     layers[LAYERS].matrices[0] = head.matrix, layers[LAYERS].norms[0] = vector_of(hidden, 1, 0.1f);
 
-    i32 id, position, live, wanted = 0, picked[1 + 3 * MOST];
+    i32 id, position, live, wanted = 0, chosen[1 + 3 * MOST];
     u32 epoch = 0;
     Fault fault = {};
     float cos[MOST * HEAD_DIM / 2], sin[MOST * HEAD_DIM / 2];
@@ -238,15 +238,17 @@ int main(int count, char **words) {
     Step p = {};
     p.layers = layers, p.table = table.matrix, p.ids = &id, p.starts = &position, p.kv_lens = &live;
     p.cos = cos, p.sin = sin, p.logits = logits.data(), p.epoch = &epoch, p.fault = &fault;
-    p.count = &wanted, p.picked = picked, p.most = MOST;
+    alignas(8) i32 how[DRAW_WORDS + 2 * MOST] = {};
+    p.count = &wanted, p.draw = how, p.chosen = chosen, p.most = MOST;
     p.picks = (u64 *)soft::allocate(2 * blocks * PICK_WORDS * sizeof(u64));
+    p.lists = (u64 *)soft::allocate(blocks * LIST_WORDS * sizeof(u64));
     p.layer_count = LAYERS, p.hidden = hidden, p.ffn = ffn, p.q_heads = q_heads, p.kv_heads = kv_heads;
     p.layer_words = q_width + 2 * kv_width + q_heads * splits * (HEAD_DIM + 4) + 2 * hidden + ffn;
     p.published = (u32 *)soft::allocate(2 * LAYERS * p.layer_words * sizeof(u32));
     p.kv_len = ROOM, p.splits = splits, p.interleaved = interleaved, p.vocab = vocab, p.eps = 1e-6f;
     p.scale = (float)M_LOG2E / sqrtf(HEAD_DIM);
     p.stream_at = sizeof layers, p.input_at = p.stream_at + hidden * 4;
-    p.sums_at = p.input_at + std::max({hidden, ffn, q_width}) * 4;
+    p.sums_at = p.input_at + std::max({hidden * 4, ffn * 4, q_width * 4, (u32)sizeof(Drawing)});
     // More sums than any phase has.
     p.ring_at = (p.sums_at + (2 * ffn + vocab + 2 * q_width) * 16 / blocks + 4096 + 127) / 128 * 128;
     p.slots = slots;
@@ -261,7 +263,7 @@ int main(int count, char **words) {
     step = &p;
 
     u32 launches = 0, steps = 0;
-    // `count` steps from token `first` on, at `at`; 0 for one that picks nothing.
+    // `count` steps from token `first` on, at `at`; 0 for one after which nothing is chosen.
     auto run = [&](u32 first, u32 at, u32 count) {
         id = (i32)first, position = (i32)at, live = position + 1, wanted = (i32)count;
         for (u32 i = 0; i < MOST * HEAD_DIM / 2; i++) {
@@ -269,37 +271,55 @@ int main(int count, char **words) {
             const float angle = (float)(at + i / (HEAD_DIM / 2)) * powf(1e4f, -2.0f * (float)turn / HEAD_DIM);
             cos[i] = cosf(angle), sin[i] = sinf(angle);
         }
-        std::fill(logits.begin(), logits.end(), NAN), std::fill(picked, std::end(picked), -1);
+        std::fill(logits.begin(), logits.end(), NAN), std::fill(chosen, std::end(chosen), -1);
         soft::launch(blocks, launches++);
         steps += std::clamp(count, 1u, MOST);
         const u32 *next = p.published + epoch % 2 * LAYERS * p.layer_words;
         for (u32 i = 0; i < LAYERS * p.layer_words; i++)
             if (next[i] != NOTHING) soft::fail("the next step's words are not blank");
-        if (count == 0 && picked[0] != -1) soft::fail("a token that nobody asked for");
+        if (count == 0 && chosen[0] != -1) soft::fail("a token that nobody asked for");
     };
 
     double worst = 0;
     for (u32 n = 0; n < STEPS; n++) {
-        run((n * 37 + 11) % vocab, start + n, n % 2);
+        const u32 first = (n * 37 + 11) % vocab;
+        run(first, start + n, n % 2);
+        // Where a token was chosen, it is in its place.
+        if (id != (i32)(n % 2 ? likeliest(logits) : first)) soft::fail("another token for the next launch");
+        id = (i32)first;
         worst = fmax(worst, relative_error(logits.data(), expected(layers, weights, table, head)));
-        if (n % 2) check_picked({likeliest(logits)}, logits);
+        if (n % 2) check_chosen({likeliest(logits)}, logits);
     }
     std::vector<u32> ids = {5};
-    for (u32 n = 0; n < MOST; n++) run(ids[n], start + n, 1), ids.push_back(likeliest(logits)), check_picked({ids.back()}, logits);
+    for (u32 n = 0; n < MOST; n++) run(ids[n], start + n, 1), ids.push_back(likeliest(logits)), check_chosen({ids.back()}, logits);
     const std::vector<float> last = logits;
     ids.erase(ids.begin());
     // More than there is room for are not made.
     for (u32 count = MOST; count <= MOST + 1; count++) {
-        run(5, start, count), check_picked(ids, logits);
+        run(5, start, count), check_chosen(ids, logits);
         if (memcmp(last.data(), logits.data(), vocab * sizeof(float))) soft::fail("other logits after several steps");
+        if (id != (i32)ids.back()) soft::fail("the last token was not left to the next launch");
     }
+    // Tokens that are drawn: the same in one launch as in as many, each from what is likely.
+    const float likely[] = {1.5f, 0.9f, -3.0f};
+    how[0] = 7, memcpy(how + 1, likely, sizeof likely);
+    ids = {5};
+    for (u32 n = 0; n < MOST; n++) {
+        ((double *)(how + DRAW_WORDS))[0] = 0.3 * n + 0.2;
+        run(ids[n], start + n, 1), ids.push_back((u32)chosen[1]), check_chosen({ids.back()}, logits);
+        if (!(logits[ids.back()] >= logits[likeliest(logits)] - 3)) soft::fail("an unlikely token");
+    }
+    ids.erase(ids.begin());
+    for (u32 n = 0; n < MOST; n++) ((double *)(how + DRAW_WORDS))[n] = 0.3 * n + 0.2;
+    run(5, start, MOST), check_chosen(ids, logits);
+    how[0] = 0;
     if (types[MATRICES] <= DTYPE_BF16) {
         // A row of NaN and one of infinity, as a broken model gives.
         const u32 bytes = head.matrix.row_bytes, odd[] = {0x7e00, 0x7c00};
         for (u32 i = 0; i < 2 && types[MATRICES] == DTYPE_F16; i++)
             *(u16 *)(head.matrix.start + (u64)(3 + i) * bytes) = (u16)odd[i];
-        run(7, start, 1), check_picked({likeliest(logits)}, logits);
-        if (types[MATRICES] == DTYPE_F16 && picked[2 * MOST + 1] != 2) soft::fail("logits that are no numbers were not counted");
+        run(7, start, 1), check_chosen({likeliest(logits)}, logits);
+        if (types[MATRICES] == DTYPE_F16 && chosen[2 * MOST + 1] != 2) soft::fail("logits that are no numbers were not counted");
     }
     if (epoch != steps || fault.code) soft::fail("a fault, or steps that were not counted");
     printf("%s: relative error %.1e\n", words[1], worst);

@@ -16,7 +16,7 @@ use std::time::Instant;
 use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
-use crate::device::Device;
+use crate::device::{Device, PendingRead};
 use crate::dispatch::{Backend, Candidates, Draw, ExecCx, KernelBackendRegistry, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
@@ -343,6 +343,15 @@ impl Context {
         Ok(bytes)
     }
 
+    /// As [`Context::download`], without waiting for that work where the device can.
+    ///
+    /// # Errors
+    /// As there; what the work before fails with comes from [`PendingRead::wait`].
+    pub fn download_later(&self, tensor: &Tensor) -> Result<Box<dyn PendingRead>> {
+        let bytes = self.dense_bytes(tensor.dtype(), tensor.shape())?;
+        self.device.read_later(&**tensor.buffer(), Self::read_offset(tensor)?, bytes)
+    }
+
     /// The values of a dense f32 tensor, after all earlier work on it.
     ///
     /// # Errors
@@ -395,12 +404,16 @@ impl Context {
     }
 
     fn read_into(&self, tensor: &Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.device.read(&**tensor.buffer(), Self::read_offset(tensor)?, bytes)
+    }
+
+    /// Where the bytes of a dense tensor begin.
+    fn read_offset(tensor: &Tensor) -> Result<usize> {
         let layout = *tensor.layout();
         if !layout.is_contiguous() {
             return Err(Error::View { what: "download", layout });
         }
-        let offset = layout.offset() / tensor.dtype().block_len() * tensor.dtype().block_bytes();
-        self.device.read(&**tensor.buffer(), offset, bytes)
+        Ok(layout.offset() / tensor.dtype().block_len() * tensor.dtype().block_bytes())
     }
 
     fn dense_bytes(&self, dtype: DType, shape: Shape) -> Result<usize> {

@@ -48,6 +48,22 @@ pub struct BandFill {
     pub dtype: DType,
 }
 
+/// Bytes that a device is about to copy out ([`Device::read_later`]). Dropped, nobody waits for them.
+pub trait PendingRead: Send + fmt::Debug {
+    /// Waits for them, and for the work before them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the first failure of that work.
+    fn wait(self: Box<Self>) -> Result<Vec<u8>>;
+}
+
+/// Bytes that were there at once.
+impl PendingRead for Vec<u8> {
+    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(*self)
+    }
+}
+
 /// Memory and transfers of one device. Kernels are registered separately.
 ///
 /// Calls on one buffer from several threads are ordered by the caller, where one of them writes: as a
@@ -91,6 +107,22 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Device`] when the range lies outside.
     fn read(&self, buffer: &dyn Buffer, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// As [`Device::read`], in the order of the work around it and without waiting for it where the
+    /// device can.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the range lies outside, or the device fails.
+    fn read_later(
+        &self,
+        buffer: &dyn Buffer,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<Box<dyn PendingRead>> {
+        let mut read = vec![0; bytes];
+        self.read(buffer, offset, &mut read)?;
+        Ok(Box::new(read))
+    }
 
     /// Fills `buffer` with zero bytes.
     ///

@@ -8,11 +8,11 @@ use metallic_instrumentation::MetricEvent;
 
 use crate::error::{Error, Result};
 use crate::kv_cache::{KvCache, KvCacheOptions};
-use crate::sampler::{Choose, Scores};
+use crate::sampler::{Choose, Draws, Scores};
 use crate::steps_ahead::StepsAhead;
 use crate::stop::{Filtered, StopFilter};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
-use crate::transformer::{Batch, Logits, Model, Next};
+use crate::transformer::{Ask, Batch, Logits, Model, Next};
 
 /// What to generate after a prompt.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +59,17 @@ pub struct Generation {
     pub decode_time: Duration,
 }
 
+/// What is to be known of a next token.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// So many of the likeliest tokens will do; `None` for all logits.
+    best: Option<usize>,
+    /// How a device draws the token itself; `None` where it may not.
+    draws: Option<Draws>,
+    /// Steps that follow, at most, each on the token that is chosen now: the likeliest, or the one drawn.
+    more: usize,
+}
+
 /// A sequence in progress: a model, its cache, and the tokens in it.
 #[derive(Debug)]
 pub struct Generator<'a> {
@@ -96,8 +107,8 @@ impl<'a> Generator<'a> {
         &self.cache
     }
 
-    /// How many greedy steps the device may make before their tokens are read, where it can make several;
-    /// `None` for as many as are over in a few milliseconds.
+    /// How many steps the device may make before their tokens are read, where it can make several and
+    /// choose the tokens; `None` for as many as are over in a few milliseconds.
     pub fn fix_steps_at_once(&mut self, steps: Option<usize>) {
         self.ahead.fix(steps);
     }
@@ -128,9 +139,9 @@ impl<'a> Generator<'a> {
         tokens: &[u32],
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
-        match self.feed_while(tokens, None, 0, go_on)? {
+        match self.feed_while(tokens, &Wanted::default(), go_on)? {
             Some(Next::All(logits)) => Ok(Some(logits)),
-            Some(Next::Best { .. }) => Err(Error::EmptyPrompt),
+            Some(Next::Best { .. } | Next::Drawn { .. }) => Err(Error::EmptyPrompt),
             None => Ok(None),
         }
     }
@@ -147,31 +158,29 @@ impl<'a> Generator<'a> {
         more: usize,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Next>> {
-        self.feed_while(tokens, Some(1), more, go_on)
+        self.feed_while(tokens, &Wanted { best: Some(1), more, draws: None }, go_on)
     }
 
-    /// As [`Generator::feed`], of the `best` likeliest tokens alone where they are asked for and
-    /// the device can tell, asking before each chunk whether to go on; `None` when not. `more` as in
-    /// [`Generator::feed_greedy`].
+    /// As [`Generator::feed`], of what is wanted alone where the device can tell, asking before each
+    /// chunk whether to go on; `None` when not.
     fn feed_while(
         &mut self,
         tokens: &[u32],
-        best: Option<usize>,
-        more: usize,
+        wanted: &Wanted,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Next>> {
         let (needed, context) = (self.tokens.len() + tokens.len(), self.cache.max_len());
         if needed > context {
             return Err(Error::ContextFull { needed, context });
         }
-        let next = match (tokens, best) {
-            (&[token], Some(1)) => {
+        let next = match *tokens {
+            [token] if wanted.best == Some(1) || wanted.draws.is_some() => {
                 if go_on().is_break() {
                     return Ok(None);
                 }
-                self.step(token, more)?
+                self.step(token, wanted)?
             }
-            _ => match self.chunks(tokens, best, go_on)? {
+            _ => match self.chunks(tokens, wanted.best, go_on)? {
                 Some(next) => next,
                 None => return Ok(None),
             },
@@ -182,20 +191,60 @@ impl<'a> Generator<'a> {
         Ok(Some(next))
     }
 
-    /// The likeliest token after `token`: made before, or made now with those that follow it.
-    fn step(&mut self, token: u32, more: usize) -> Result<Next> {
-        if let Some(next) = self.ahead.take(token) {
-            // Its keys and values are there.
-            self.cache.advance(1);
-            self.tokens.push(token);
-            return Ok(next);
-        }
-        let (start, mut out) = (Instant::now(), Vec::new());
-        let batch = Batch { tokens: &[token], sequences: 1 };
-        let wanted = Logits::Next { best: Some(1), more: self.ahead.more(more), out: &mut out };
-        self.model.forward(self.ctx, &mut self.cache, batch, wanted)?;
+    /// What comes after `token`: made before, or made now with what follows it.
+    fn step(&mut self, token: u32, wanted: &Wanted) -> Result<Next> {
+        let made = match self.ahead.take(token, wanted.draws.as_ref()) {
+            Some(next) => {
+                // Its keys and values are there.
+                self.cache.advance(1);
+                Some(next)
+            }
+            None => self.call(token, wanted)?,
+        };
+        let next = match made {
+            Some(next) => next,
+            None => {
+                let (batch, mut out) = (Batch { tokens: &[token], sequences: 1 }, Vec::new());
+                let logits = Logits::Next { best: wanted.best, out: &mut out };
+                self.model.forward(self.ctx, &mut self.cache, batch, logits)?;
+                out.pop().ok_or(Error::EmptyPrompt)?
+            }
+        };
         self.tokens.push(token);
-        self.ahead.keep(out, start.elapsed()).ok_or(Error::EmptyPrompt)
+        Ok(next)
+    }
+
+    /// Reads the call that begins with `token`, once the one after it is queued; `None` where the device
+    /// makes none.
+    fn call(&mut self, token: u32, wanted: &Wanted) -> Result<Option<Next>> {
+        let &Wanted { best, ref draws, more } = wanted;
+        let (useful, draws) = (more.saturating_add(1), draws.as_ref());
+        let queued = match self.ahead.take_queued() {
+            Some(queued) => queued,
+            None => {
+                let steps = self.ahead.at_once(useful);
+                let ask = Ask { token: Some(token), ahead: 0, steps, best, draws };
+                match self.model.queue_steps(self.ctx, &mut self.cache, ask)? {
+                    Some(queued) => queued,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let (ahead, since) = (queued.steps, queued.since);
+        let left = useful.saturating_sub(ahead);
+        if left > 0 && queued.leaves_token() {
+            let later = draws.map(|draws| draws.clone().after(ahead));
+            let (steps, draws) = (self.ahead.at_once(left), later.as_ref());
+            let ask = Ask { token: None, ahead, steps, best, draws };
+            self.ahead.queue(self.model.queue_steps(self.ctx, &mut self.cache, ask)?);
+        }
+        let given = queued.wait().inspect_err(|_| self.ahead.clear())?;
+        if given.len() != ahead {
+            self.ahead.clear();
+        }
+        let next = self.ahead.keep(given, (token, draws), since);
+        self.cache.advance(usize::from(next.is_some()));
+        Ok(next)
     }
 
     /// Processes `tokens`, the logits of the last of them wanted; `None` where `go_on` broke off.
@@ -213,7 +262,7 @@ impl<'a> Generator<'a> {
                 return Ok(None);
             }
             let wanted = match index + 1 == chunks {
-                true => Logits::Next { best, more: 0, out: &mut next },
+                true => Logits::Next { best, out: &mut next },
                 false => Logits::None,
             };
             let batch = Batch { tokens: chunk, sequences: 1 };
@@ -263,8 +312,11 @@ impl<'a> Generator<'a> {
         }
         self.fix_steps_at_once(options.steps_at_once);
         let (start, before) = (Instant::now(), self.tokens.len());
-        let vocab = self.model.config().vocab;
-        let next = self.feed_while(prompt, chooser.best_needed(vocab), 0, &mut || on_text(""))?;
+        let wanted = |chooser: &dyn Choose, more| {
+            let vocab = self.model.config().vocab;
+            Wanted { best: chooser.best_needed(vocab), draws: chooser.draws(vocab), more }
+        };
+        let next = self.feed_while(prompt, &wanted(chooser, 0), &mut || on_text(""))?;
         let prompt_time = start.elapsed();
         let mut generation = Generation {
             prompt_tokens: self.tokens.len() - before,
@@ -290,17 +342,19 @@ impl<'a> Generator<'a> {
                 if self.tokens.len() >= context {
                     break StopReason::ContextFull;
                 }
-                let (last, best) = (generation.ids.len() - 1, chooser.best_needed(vocab));
+                let last = generation.ids.len() - 1;
                 let go_on = &mut || ControlFlow::Continue(());
                 let left = |most: usize| most - generation.ids.len();
                 // The token that comes now is one of them.
                 let more = options.max_tokens.map_or(usize::MAX, left).saturating_sub(1);
-                let fed = self.feed_while(&generation.ids[last..], best, more, go_on)?;
+                let wanted = wanted(chooser, more);
+                let fed = self.feed_while(&generation.ids[last..], &wanted, go_on)?;
                 next = fed.ok_or(Error::EmptyPrompt)?;
             }
             let id = chooser.choose(match &next {
                 Next::All(logits) => Scores::All(logits),
                 Next::Best { candidates, .. } => Scores::Best(candidates),
+                Next::Drawn { id, .. } => Scores::Drawn(*id),
             })?;
             let now = Instant::now();
             if generation.ids.is_empty() {
@@ -338,7 +392,7 @@ impl Choose for FromAll<'_> {
     fn choose(&mut self, scores: Scores<'_>) -> Result<u32> {
         match scores {
             Scores::All(logits) => (self.0)(logits),
-            Scores::Best(_) => Err(Error::NothingToSample),
+            Scores::Best(_) | Scores::Drawn(_) => Err(Error::NothingToSample),
         }
     }
 }

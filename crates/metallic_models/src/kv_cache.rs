@@ -151,17 +151,18 @@ impl KvCache {
         live.next_multiple_of(KV_BUCKET).min(self.capacity)
     }
 
-    /// The positions a step of one more token looks at: a power of two, or all there is room for.
-    pub(crate) fn view_class(&self) -> usize {
-        let live = self.lens.iter().max().copied().unwrap_or(0) + 1;
+    /// The positions a step of one more token looks at, `ahead` positions after the live ones: a power
+    /// of two, or all there is room for.
+    pub(crate) fn view_class(&self, ahead: usize) -> usize {
+        let live = self.lens.iter().max().copied().unwrap_or(0) + ahead + 1;
         live.next_power_of_two().max(FEWEST_IN_VIEW).min(self.capacity)
     }
 
-    /// How many steps of one more token each fit the positions that the first of them looks at, and
-    /// the context.
-    pub(crate) fn steps_in_view(&self) -> usize {
+    /// How many steps of one more token each, from `ahead` positions after the live ones on, fit the
+    /// positions that a step now looks at, and the context.
+    pub(crate) fn steps_in_view(&self, ahead: usize) -> usize {
         let live = self.lens.iter().max().copied().unwrap_or(0);
-        self.view_class().min(self.options.max_len).saturating_sub(live)
+        self.view_class(0).min(self.options.max_len).saturating_sub(live + ahead)
     }
 
     /// A number that changes with any buffer of the cache.

@@ -4,10 +4,13 @@
 //! a temperature of 0 or below the likeliest token after the penalties. Not: when to stop.
 
 mod best;
+mod draws;
 mod filters;
 mod rng;
+mod weight;
 
 pub use best::{Choose, Scores};
+pub use draws::Draws;
 pub use filters::Candidate;
 
 use std::collections::{HashMap, VecDeque};

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{
-    AttentionBlock, AttentionBlockArgs, AttentionBlockSpec, GreedySteps, MlpBlock, MlpBlockArgs,
+    AttentionBlock, AttentionBlockArgs, AttentionBlockSpec, FollowingSteps, MlpBlock, MlpBlockArgs,
     MlpBlockSpec, check_apart, part,
 };
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ pub struct DecoderStepArgs {
     /// The logits; of the last step where the call makes several.
     pub output: LinearArgs,
     /// The steps that may follow the first.
-    pub greedy: Option<GreedySteps>,
+    pub following: Option<FollowingSteps>,
 }
 
 /// Both halves of a block.
@@ -55,7 +55,7 @@ pub struct DecoderStepSpec {
     /// The logits.
     pub output: LinearSpec,
     /// The most steps of a call, where it may make several.
-    pub greedy: Option<usize>,
+    pub following: Option<usize>,
 }
 
 impl OpSpec for DecoderStepSpec {
@@ -71,13 +71,13 @@ impl OpSpec for DecoderStepSpec {
 
 impl fmt::Display for DecoderStepSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { embedding, layers, output, greedy, .. } = self;
+        let Self { embedding, layers, output, following, .. } = self;
         write!(f, "embedding({embedding}) layers={}", layers.len())?;
         if let Some((attention, mlp)) = layers.first() {
             write!(f, " first({attention}; {mlp})")?;
         }
         write!(f, " output({output})")?;
-        match greedy {
+        match following {
             Some(most) => write!(f, " steps<={most}"),
             None => Ok(()),
         }
@@ -91,7 +91,7 @@ impl Op for DecoderStep {
 
     fn check(args: &DecoderStepArgs) -> Result<DecoderStepSpec> {
         let op = Self::ID;
-        let DecoderStepArgs { embedding, layers, norm, output, greedy } = args;
+        let DecoderStepArgs { embedding, layers, norm, output, following } = args;
         let chained = |what, got, expected| super::chained(op, what, got, expected);
         let stream = &embedding.out;
         let mut pending: Option<&Tensor> = None;
@@ -128,8 +128,8 @@ impl Op for DecoderStep {
         chained("norm x", &norm.x, stream)?;
         chained("norm residual", norm.residual.as_ref().unwrap_or(stream), last)?;
         chained("output x", &output.x, &norm.out)?;
-        let greedy = greedy.as_ref().map(|steps| -> Result<usize> {
-            check_apart(op, args, &["picked"])?;
+        let following = following.as_ref().map(|steps| -> Result<usize> {
+            check_apart(op, args, &["chosen", "ids"])?;
             part(op, "steps", steps.check(op, &layers[0].attention.rotation))
         });
         Ok(DecoderStepSpec {
@@ -137,7 +137,7 @@ impl Op for DecoderStep {
             layers: specs,
             norm: part(op, "last norm", RmsNorm::check(norm))?,
             output: part(op, "output projection", Linear::check(output))?,
-            greedy: greedy.transpose()?,
+            following: following.transpose()?,
         })
     }
 }
@@ -151,8 +151,8 @@ impl OpArgs for DecoderStepArgs {
         }
         self.norm.each_tensor(visit);
         self.output.each_tensor(visit);
-        if let Some(greedy) = &self.greedy {
-            greedy.each_tensor(visit);
+        if let Some(following) = &self.following {
+            following.each_tensor(visit);
         }
     }
 }

@@ -9,7 +9,7 @@
 mod attention_block;
 mod blank;
 mod decoder_step;
-mod greedy_steps;
+mod following_steps;
 mod mlp_block;
 
 pub use attention_block::{
@@ -17,7 +17,7 @@ pub use attention_block::{
     Rotation,
 };
 pub use decoder_step::{DecoderLayer, DecoderStep, DecoderStepArgs, DecoderStepSpec};
-pub use greedy_steps::GreedySteps;
+pub use following_steps::FollowingSteps;
 pub use mlp_block::{MlpBlock, MlpBlockArgs, MlpBlockSpec, MlpCalls};
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use metallic::op::{
     Band, EmbeddingArgs, LinearArgs, Mask, Op, OpSpec, Precision, RmsNormArgs, RopePairing,
 };
 use metallic::segment::{
-    AttentionBlock, AttentionBlockArgs, DecoderLayer, DecoderStep, DecoderStepArgs, GreedySteps,
+    AttentionBlock, AttentionBlockArgs, DecoderLayer, DecoderStep, DecoderStepArgs, FollowingSteps,
     MlpBlock, MlpBlockArgs, Norm, Projection, QkNorm, Rotation,
 };
 use metallic::tensor::{DType, Tensor};
@@ -126,7 +126,7 @@ impl Zeros {
                 precision: Precision::Quantized,
                 out: self.f32(&[batch, 100]),
             },
-            greedy: None,
+            following: None,
         }
     }
 }
@@ -188,16 +188,17 @@ fn steps_that_follow_begin_with_the_first() {
             let rotation = &mut layer.attention.rotation;
             (rotation.cos, rotation.sin) = (first(&cos).unwrap(), first(&sin).unwrap());
         }
-        args.greedy = Some(GreedySteps { count: zeros.i32(1), cos, sin, picked: zeros.i32(16) });
+        let [count, draw, chosen] = [1, 14, 16].map(|words| zeros.i32(words));
+        args.following = Some(FollowingSteps { count, cos, sin, draw, chosen });
         args
     };
     let spec = DecoderStep::check(&several(1)).unwrap();
-    assert_eq!(spec.greedy, Some(5));
+    assert_eq!(spec.following, Some(5));
     assert!(spec.to_string().ends_with(" steps<=5"), "{spec}");
     assert_ne!(spec, DecoderStep::check(&zeros.step(1)).unwrap());
-    let refused = |batch: usize, change: &dyn Fn(&mut GreedySteps), what: &str| {
+    let refused = |batch: usize, change: &dyn Fn(&mut FollowingSteps), what: &str| {
         let mut args = several(batch);
-        change(args.greedy.as_mut().unwrap());
+        change(args.following.as_mut().unwrap());
         let error = DecoderStep::check(&args).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
@@ -205,12 +206,13 @@ fn steps_that_follow_begin_with_the_first() {
     refused(1, &|steps| steps.cos = zeros.f32(&[5, 8]), "cos");
     refused(1, &|steps| steps.sin = steps.sin.narrow(0, 0, 4).unwrap(), "sin steps");
     refused(1, &|steps| steps.count = zeros.i32(2), "count");
-    refused(1, &|steps| steps.picked = zeros.i32(15), "picked words");
-    refused(1, &|steps| steps.picked = zeros.f32(&[16]), "picked");
+    refused(1, &|steps| steps.draw = zeros.i32(13), "draw words");
+    refused(1, &|steps| steps.chosen = zeros.i32(15), "chosen words");
+    refused(1, &|steps| steps.chosen = zeros.f32(&[16]), "chosen");
     refused(
         1,
-        &|steps| steps.count = steps.picked.narrow(0, 3, 1).unwrap(),
-        "the memory of picked",
+        &|steps| steps.count = steps.chosen.narrow(0, 3, 1).unwrap(),
+        "the memory of chosen",
     );
 }
 

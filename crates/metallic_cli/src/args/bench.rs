@@ -31,7 +31,7 @@ pub(crate) struct BenchArgs {
     /// A prompt and a generation after it as one test (-pg); may be given several times
     #[arg(long, value_name = "P,G", value_parser = values::prompt_and_generation)]
     pub(crate) pg: Vec<(usize, usize)>,
-    /// Generated tokens that a device may pick before they are read, as for `run`
+    /// Generated tokens that a device may choose before they are read, as for `run`
     #[arg(long, value_name = "N", value_parser = values::steps_at_once)]
     pub(crate) steps_at_once: Option<usize>,
     /// Measured runs of each test

@@ -55,8 +55,8 @@ pub(crate) struct GenerateArgs {
     #[arg(short = 'r', long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT")]
     #[arg(allow_hyphen_values = true, value_parser = values::some_text)]
     pub(crate) stop: Vec<String>,
-    /// Greedy steps that a device may make before their tokens are read, where it can make several
-    /// (at most 16) [default: as many as take 8 ms]
+    /// Steps that a device may make before their tokens are read, where it can choose them: the likeliest,
+    /// or drawn by temperature, top-k up to 64, top-p and min-p (at most 16) [default: as many as take 8 ms]
     #[arg(long, value_name = "N", value_parser = values::steps_at_once)]
     pub(crate) steps_at_once: Option<usize>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::result::memset_d8_async;
 use metallic::cache::ResourceCache;
 use metallic::config::{cache_dir, process_env};
-use metallic::device::{Device, DeviceId, MemoryStats};
+use metallic::device::{Device, DeviceId, MemoryStats, PendingRead};
 use metallic::dispatch::{KernelBackendRegistry, Policies};
 use metallic::graph::Executable;
 use metallic::op::{Sdpa, SdpaSpec};
@@ -22,7 +22,7 @@ use super::graph::{ENGINES, guess};
 use super::libraries::{Component, library};
 use super::profiler::Profiler;
 use super::recording::Recording;
-use super::staging::Staging;
+use super::staging::{LaterRead, Staging};
 use crate::Profile;
 use crate::engines::{EngineTable, machine, preference};
 use crate::process::map_file;
@@ -166,6 +166,25 @@ impl Device for CudaDevice {
         self.gpu.synchronize()
     }
 
+    fn read_later(
+        &self,
+        buffer: &dyn Buffer,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<Box<dyn PendingRead>> {
+        self.not_recording("read")?;
+        let own = self.buffer("read", buffer, (offset, bytes))?;
+        // SAFETY: the range was checked; memory that is let go of is reused in the order of the stream.
+        match unsafe { self.staging.read_later(own.start() + offset as u64, bytes) }? {
+            Some(read) => Ok(Box::new(Pending { read, gpu: Arc::clone(&self.gpu) })),
+            None => {
+                let mut read = vec![0; bytes];
+                self.read(buffer, offset, &mut read)?;
+                Ok(Box::new(read))
+            }
+        }
+    }
+
     fn zero(&self, buffer: &dyn Buffer) -> Result<()> {
         let own = self.buffer("zero", buffer, (0, buffer.bytes()))?;
         self.gpu.stream.bind()?;
@@ -208,6 +227,26 @@ impl Device for CudaDevice {
 
     fn map_file(&self, path: &Path) -> Result<HostBytes> {
         map_file(path)
+    }
+}
+
+/// Bytes on their way to the host.
+struct Pending {
+    read: LaterRead,
+    gpu: Arc<Gpu>,
+}
+
+impl PendingRead for Pending {
+    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+        let bytes = self.read.wait()?;
+        self.gpu.check_fault()?;
+        Ok(bytes)
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read.fmt(f)
     }
 }
 

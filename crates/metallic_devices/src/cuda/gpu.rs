@@ -105,6 +105,12 @@ impl Gpu {
     /// The driver's failure, or the first fault a kernel reported since the last time.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.stream.synchronize()?;
+        self.check_fault()
+    }
+
+    /// # Errors
+    /// The first fault a kernel reported since the last time.
+    pub(crate) fn check_fault(&self) -> Result<()> {
         self.fault.take().map_or(Ok(()), |reason| Err(device_error(self.id(), "run", reason)))
     }
 }

@@ -36,6 +36,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     header!("persistent.cuh"),
     header!("persistent_asm.cuh"),
     header!("persistent_attention.cuh"),
+    header!("persistent_draw.cuh"),
     header!("persistent_pick.cuh"),
     header!("persistent_products.cuh"),
     header!("persistent_ring.cuh"),

@@ -22,6 +22,38 @@ pub(crate) struct Staging {
     stream: Arc<Stream>,
     small: Mutex<Ring>,
     large: Mutex<Ring>,
+    /// Small slots that hold what somebody reads later, while nobody does.
+    later: Arc<Mutex<Vec<Slot>>>,
+}
+
+/// Bytes that are copied into a slot of their own, which goes back when they were read.
+#[derive(Debug)]
+pub(crate) struct LaterRead {
+    /// Until this is dropped.
+    slot: Option<Slot>,
+    bytes: usize,
+    home: Arc<Mutex<Vec<Slot>>>,
+}
+
+impl LaterRead {
+    /// Waits for the copy.
+    ///
+    /// # Errors
+    /// When the work before it failed.
+    pub(crate) fn wait(&self) -> Result<Vec<u8>> {
+        let Some(slot) = &self.slot else { return Ok(Vec::new()) };
+        slot.wait()?;
+        // SAFETY: the slot is at least as large, and its copy is done.
+        Ok(unsafe { std::slice::from_raw_parts(slot.start, self.bytes) }.to_vec())
+    }
+}
+
+impl Drop for LaterRead {
+    fn drop(&mut self) {
+        // Whoever has it next waits for its copy first.
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        home.extend(self.slot.take());
+    }
 }
 
 #[derive(Debug)]
@@ -40,7 +72,7 @@ struct Slot {
     stream: Arc<Stream>,
 }
 
-// SAFETY: a slot is plain memory, reached through its ring's lock alone.
+// SAFETY: a slot is plain memory, reached through its ring's lock or by the one who reads it later alone.
 unsafe impl Send for Slot {}
 
 impl Drop for Slot {
@@ -52,6 +84,22 @@ impl Drop for Slot {
     }
 }
 
+impl Slot {
+    fn new(stream: &Arc<Stream>, bytes: usize) -> Result<Self> {
+        stream.bind()?;
+        // SAFETY: a plain allocation, freed with its slot.
+        let start = unsafe { malloc_host(bytes, 0) }
+            .doing(stream.id(), "pin host memory", || format!("{bytes} bytes"))?
+            .cast();
+        Ok(Self { start, done: stream.event(false)?, stream: Arc::clone(stream) })
+    }
+
+    /// Waits for its last copy.
+    fn wait(&self) -> Result<()> {
+        self.done.synchronize().doing(self.stream.id(), "wait for a copy", String::new)
+    }
+}
+
 impl Ring {
     fn new((slot_bytes, wanted): (usize, usize)) -> Mutex<Self> {
         Mutex::new(Self { slot_bytes, slots: Vec::new(), wanted, next: 0 })
@@ -60,20 +108,14 @@ impl Ring {
     /// The next slot, once its last copy is done.
     fn slot(&mut self, stream: &Arc<Stream>) -> Result<&mut Slot> {
         if self.slots.len() < self.wanted {
-            let bytes = self.slot_bytes;
-            // SAFETY: a plain allocation, freed with its slot.
-            let start = unsafe { malloc_host(bytes, 0) }
-                .doing(stream.id(), "pin host memory", || format!("{bytes} bytes"))?
-                .cast();
-            let done = stream.event(false)?;
-            self.slots.push(Slot { start, done, stream: Arc::clone(stream) });
+            self.slots.push(Slot::new(stream, self.slot_bytes)?);
             let last = self.slots.len() - 1;
             return Ok(&mut self.slots[last]);
         }
         let at = self.next % self.slots.len();
         self.next = at + 1;
         let slot = &mut self.slots[at];
-        slot.done.synchronize().doing(stream.id(), "wait for a copy", String::new)?;
+        slot.wait()?;
         Ok(slot)
     }
 }
@@ -81,7 +123,44 @@ impl Ring {
 impl Staging {
     /// No memory yet; it is pinned on first use.
     pub(crate) fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, small: Ring::new(SMALL), large: Ring::new(LARGE) }
+        let (small, large) = (Ring::new(SMALL), Ring::new(LARGE));
+        Self { stream, small, large, later: Arc::default() }
+    }
+
+    /// Puts a copy of `bytes` bytes from the device on the stream, for somebody who waits later; `None`
+    /// for more than a small slot holds.
+    ///
+    /// # Safety
+    /// `from .. from + bytes` lies in device memory that is live until the copy is done.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub(crate) unsafe fn read_later(
+        &self,
+        from: CUdeviceptr,
+        bytes: usize,
+    ) -> Result<Option<LaterRead>> {
+        if bytes > SMALL.0 {
+            return Ok(None);
+        }
+        self.stream.bind()?;
+        let kept = self.later.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = match kept {
+            Some(slot) => slot,
+            None => Slot::new(&self.stream, SMALL.0)?,
+        };
+        slot.wait()?;
+        // SAFETY: the slot is as large, and its last copy is done.
+        let pinned = unsafe { std::slice::from_raw_parts_mut(slot.start, bytes) };
+        // SAFETY: the caller's promise for the source; the target stays with the slot, which is freed or
+        // used again after its event was waited for.
+        unsafe { memcpy_dtoh_async(pinned, from, self.stream.raw()) }.doing(
+            self.stream.id(),
+            "read",
+            || format!("{bytes} bytes"),
+        )?;
+        self.stream.record(&slot.done)?;
+        Ok(Some(LaterRead { slot: Some(slot), bytes, home: Arc::clone(&self.later) }))
     }
 
     /// Puts a copy of `bytes` to the device on the stream; `bytes` may change afterwards.

@@ -6,7 +6,7 @@
 
 use metallic::op::TopK;
 
-use super::{Candidate, Sampler};
+use super::{Candidate, Draws, Sampler};
 use crate::error::{Error, Result};
 
 /// What is known of the next token.
@@ -17,6 +17,8 @@ pub enum Scores<'a> {
     /// As many of the likeliest tokens as were asked for, likeliest first; of equals, the lower
     /// id first. No logit of the vocabulary is NaN or infinite.
     Best(&'a [Candidate]),
+    /// A device drew this token already, as [`Choose::draws`] said.
+    Drawn(u32),
 }
 
 /// Who chooses the next token of a text.
@@ -25,7 +27,14 @@ pub trait Choose {
     /// logits.
     fn best_needed(&self, vocab: usize) -> Option<usize>;
 
-    /// Chooses the next token. It is given as many as it asked for, or all.
+    /// What a device needs to know to choose the next tokens itself, each of them by chance; `None`
+    /// where a device cannot, or the likeliest tokens are chosen.
+    fn draws(&self, vocab: usize) -> Option<Draws> {
+        let _ = vocab;
+        None
+    }
+
+    /// Chooses the next token. It is given as many as it asked for, or all, or what was drawn.
     ///
     /// # Errors
     /// What the chooser cannot choose from.
@@ -51,10 +60,19 @@ impl Choose for Sampler {
         (lowers && needed <= TopK::MAX_K).then(|| needed.min(vocab))
     }
 
+    fn draws(&self, vocab: usize) -> Option<Draws> {
+        Draws::new(&self.config, &self.rng, vocab)
+    }
+
     fn choose(&mut self, scores: Scores<'_>) -> Result<u32> {
         let token = match scores {
             Scores::All(logits) => self.sample(logits)?,
             Scores::Best(candidates) => self.sample_best(candidates)?,
+            Scores::Drawn(token) => {
+                // Spent where it was drawn.
+                self.rng.uniform();
+                token
+            }
         };
         self.accept(token);
         Ok(token)

@@ -1,9 +1,14 @@
 //! The filters of the chain: each narrows the list of candidates. Not: their order.
 //!
+//! A device that draws does the same with the same roundings (`metallic::segment::FollowingSteps` says what):
+//! what changes here changes in `persistent_draw.cuh` too.
+//!
 //! A list is sorted only as far as a filter looks, so that a vocabulary of 150,000 tokens costs
 //! little more than one pass.
 
 use std::cmp::Ordering;
+
+use super::weight::weight;
 
 /// A token that may still be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,9 +104,9 @@ impl Candidates {
         }
     }
 
-    /// `exp(logit − max)` summed over the list.
+    /// Weights summed over the list, in its order.
     fn weight_sum(&self, max: f32) -> f64 {
-        self.list.iter().map(|c| f64::from((c.logit - max).exp())).sum()
+        self.list.iter().map(|c| f64::from(weight(c.logit - max))).sum()
     }
 
     /// Keeps the tokens whose surprise is nearest to the expected one, until they have the
@@ -134,7 +139,7 @@ impl Candidates {
             if index == self.sorted {
                 self.sort_more();
             }
-            total += f64::from((self.list[index].logit - max).exp());
+            total += f64::from(weight(self.list[index].logit - max));
             if total >= wanted {
                 self.list.truncate(index + 1);
                 self.sorted = self.list.len();
@@ -168,7 +173,7 @@ impl Candidates {
         let wanted = uniform * self.weight_sum(max);
         let mut total = 0.0;
         let found = self.list.iter().find(|c| {
-            total += f64::from((c.logit - max).exp());
+            total += f64::from(weight(c.logit - max));
             total > wanted
         });
         found.or(self.list.last()).map(|c| c.id)

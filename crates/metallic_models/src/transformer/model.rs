@@ -1,6 +1,6 @@
 //! The whole model: tokens in, logits out. Names no device and no backend.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use metallic::Context;
 use metallic::context::{StepSpec, unique_id};
@@ -9,7 +9,7 @@ use metallic::tensor::{DType, Tensor};
 
 use super::config::ModelConfig;
 use super::next::Next;
-use super::step::{Batch, MOST_STEPS, Rotations, Step, StepFeeds};
+use super::step::{Batch, Call, Rotations, Step, StepFeeds};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
@@ -47,11 +47,7 @@ pub enum Logits<'a> {
     Next {
         /// As many of the likeliest tokens will do; `None` for all logits.
         best: Option<usize>,
-        /// Steps that may follow, of one sequence and where the likeliest token will do: as many as
-        /// the device makes in one call. Each takes the likeliest token after the one before it;
-        /// the cache does not count their positions as live.
-        more: usize,
-        /// One for each sequence, in order; then one for each step that followed.
+        /// One for each sequence, in order.
         out: &'a mut Vec<Next>,
     },
     /// Those after every token, handed out row by row: row number in `[sequences * len]`, then
@@ -145,7 +141,7 @@ impl Model {
                 }
                 Ok(())
             }
-            Logits::Next { best, out, .. } => {
+            Logits::Next { best, out } => {
                 out.clear();
                 for last in step.last_rows() {
                     let logits = self.logits(ctx, &x, pending.as_ref(), (last, 1))?;
@@ -175,19 +171,41 @@ impl Model {
         batch: Batch<'_>,
         logits: Logits<'_>,
     ) -> Result<()> {
-        let vocab = self.config.vocab;
-        let make = || StepFeeds::new(ctx, batch.sequences, &self.rotations, vocab);
-        let feeds = cache.feeds(self.id, make)?;
-        let with_logits = !matches!(logits, Logits::None);
-        let whole = with_logits && ctx.registry().whole_steps_for(batch.sequences);
-        let count = match &logits {
-            // Steps that ran in parts gave nothing else, so these pick nothing.
-            Logits::Next { best: Some(1), more, .. } if whole && feeds.is_whole.load(Relaxed) => {
-                more.saturating_add(1).min(MOST_STEPS).min(cache.steps_in_view())
+        let call = Call { tokens: Some(batch.tokens), ..Call::default() };
+        let feeds = self.run_step(ctx, cache, &call, !matches!(logits, Logits::None))?;
+        match logits {
+            Logits::Last(out) => ctx.download_f32_into(&feeds.logits, out)?,
+            Logits::Next { best, out } => {
+                out.clear();
+                for row in 0..batch.sequences {
+                    out.push(Next::read(ctx, &feeds.logits.narrow(0, row, 1)?, best)?);
+                }
             }
-            _ => 0,
-        };
-        let step = Step::replayable(ctx, (batch, count), cache, &feeds, &self.rotations)?;
+            Logits::Each(each) => {
+                let values = ctx.download_f32(&feeds.logits)?;
+                for (row, values) in values.chunks_exact(self.config.vocab).enumerate() {
+                    each(row, values)?;
+                }
+            }
+            Logits::None => {}
+        }
+        cache.advance(1);
+        Ok(())
+    }
+
+    /// Puts the steps of `call` on the device. Gives the feeds, which hold the logits if they are wanted,
+    /// and what was chosen.
+    pub(super) fn run_step(
+        &self,
+        ctx: &Context,
+        cache: &mut KvCache,
+        call: &Call<'_>,
+        with_logits: bool,
+    ) -> Result<Arc<StepFeeds>> {
+        let sequences = cache.lens().len();
+        let feeds = self.step_feeds(ctx, cache)?;
+        let whole = with_logits && ctx.registry().whole_steps_for(sequences);
+        let step = Step::replayable(ctx, call, cache, &feeds, &self.rotations)?;
         let spec = StepSpec {
             model: self.id,
             buffers: cache.buffers_id(),
@@ -198,7 +216,7 @@ impl Model {
         ctx.step(spec, &mut || -> Result<()> {
             let runs_whole = whole && self.whole_step(ctx, cache, &step, &feeds)?;
             if with_logits {
-                feeds.is_whole.store(runs_whole, Relaxed);
+                feeds.set_whole(step.kv_len, runs_whole);
             }
             if runs_whole {
                 return Ok(());
@@ -209,29 +227,13 @@ impl Model {
                 false => Ok(()),
             }
         })?;
-        match logits {
-            Logits::Last(out) => ctx.download_f32_into(&feeds.logits, out)?,
-            Logits::Next { best, out, .. } => {
-                *out = match &feeds.greedy {
-                    Some(steps) if count > 0 => Next::read_picked(ctx, steps)?,
-                    _ => Vec::new(),
-                };
-                // What no device picked is picked now.
-                let rows = if out.is_empty() { step.rows() } else { 0 };
-                for row in 0..rows {
-                    out.push(Next::read(ctx, &feeds.logits.narrow(0, row, 1)?, best)?);
-                }
-            }
-            Logits::Each(each) => {
-                let values = ctx.download_f32(&feeds.logits)?;
-                for (row, values) in values.chunks_exact(vocab).enumerate() {
-                    each(row, values)?;
-                }
-            }
-            Logits::None => {}
-        }
-        cache.advance(1);
-        Ok(())
+        Ok(feeds)
+    }
+
+    /// What steps of one token of each sequence of `cache` are fed with.
+    pub(super) fn step_feeds(&self, ctx: &Context, cache: &mut KvCache) -> Result<Arc<StepFeeds>> {
+        let sequences = cache.lens().len();
+        cache.feeds(self.id, || StepFeeds::new(ctx, sequences, &self.rotations, self.config.vocab))
     }
 
     /// Embedding and all blocks: the residual stream, and what is pending after the last block.

@@ -3,7 +3,6 @@
 
 use metallic::Context;
 use metallic::op::{TopK, TopKArgs};
-use metallic::segment::GreedySteps;
 use metallic::tensor::{DType, Layout, Shape, Tensor};
 
 use crate::error::Result;
@@ -19,6 +18,13 @@ pub enum Next {
         /// In descending order; of equal logits, the lower id first.
         candidates: Vec<Candidate>,
         /// How many logits of the whole vocabulary are NaN or infinite.
+        not_finite: usize,
+    },
+    /// The device drew the token.
+    Drawn {
+        /// The token.
+        id: u32,
+        /// As above.
         not_finite: usize,
     },
 }
@@ -68,21 +74,33 @@ impl Next {
         })
     }
 
-    /// Reads what the device picked after each of several steps; nothing where it made none.
-    pub(super) fn read_picked(ctx: &Context, steps: &GreedySteps) -> Result<Vec<Self>> {
-        let bytes = ctx.download(&steps.picked)?;
+    /// What the device chose after each of several steps, by chance where `drawn`, from the bytes of
+    /// [`metallic::segment::FollowingSteps::chosen`]; nothing where it made none.
+    pub(super) fn chosen_by_device(bytes: &[u8], drawn: bool) -> Vec<Self> {
         let words: Vec<u32> =
             bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let most = words.len() / 3;
         let next = |step: usize| {
             let (id, logit) = (words[step], f32::from_bits(words[most + step]));
             let not_finite = words[2 * most + step] as usize;
-            Self::Best { candidates: vec![Candidate { id, logit }], not_finite }
+            match drawn {
+                true => Self::Drawn { id, not_finite },
+                false => Self::Best { candidates: vec![Candidate { id, logit }], not_finite },
+            }
         };
-        Ok((1..=most.min(words[0] as usize)).map(next).collect())
+        let made = words.first().map_or(0, |made| *made as usize);
+        (1..=most.min(made)).map(next).collect()
     }
 
-    /// The likeliest token; of equal logits, the lower id.
+    /// The token that a device which goes on by itself takes: the one it drew, or the likeliest.
+    pub(crate) fn chosen(&self) -> Option<u32> {
+        match self {
+            Self::Drawn { id, .. } => Some(*id),
+            _ => self.likeliest(),
+        }
+    }
+
+    /// The likeliest token, where it is known; of equal logits, the lower id.
     pub fn likeliest(&self) -> Option<u32> {
         match self {
             Self::All(logits) => {
@@ -92,6 +110,7 @@ impl Next {
                 (0..).zip(logits.iter().copied()).reduce(higher).map(|(id, _)| id)
             }
             Self::Best { candidates, .. } => candidates.first().map(|best| best.id),
+            Self::Drawn { .. } => None,
         }
     }
 
@@ -102,7 +121,7 @@ impl Next {
             Self::All(logits) => logits
                 .chunks(1024)
                 .all(|part| part.iter().fold(true, |all, logit| all & logit.is_finite())),
-            Self::Best { not_finite, .. } => *not_finite == 0,
+            Self::Best { not_finite, .. } | Self::Drawn { not_finite, .. } => *not_finite == 0,
         }
     }
 }

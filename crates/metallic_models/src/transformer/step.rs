@@ -1,15 +1,16 @@
 //! One forward step: which tokens at which positions, and the small tensors every layer shares.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metallic::Context;
-use metallic::segment::GreedySteps;
+use metallic::segment::FollowingSteps;
 use metallic::tensor::{DType, Layout, Shape, Tensor};
 
 use super::rope::RopeConfig;
 use crate::error::Result;
 use crate::kv_cache::KvCache;
+use crate::sampler::Draws;
 
 /// New tokens of one or more sequences, equally many of each.
 #[derive(Clone, Copy, Debug)]
@@ -88,24 +89,24 @@ impl Step {
         (0..self.sequences).map(move |sequence| sequence * len + len - 1)
     }
 
-    /// A step of one token for each sequence over the tensors of `feeds`, which hold its numbers
-    /// from here on; `count` as in [`GreedySteps`].
+    /// A step of one token for each sequence over the tensors of `feeds`, which hold the numbers of
+    /// `call` from here on.
     pub(super) fn replayable(
         ctx: &Context,
-        (batch, count): (Batch<'_>, usize),
+        call: &Call<'_>,
         cache: &KvCache,
         feeds: &StepFeeds,
         rope: &Rotations,
     ) -> Result<Self> {
-        feeds.write(ctx, (batch, count), cache, rope)?;
+        feeds.write(ctx, call, cache, rope)?;
         let [ids, starts, kv_lens, cos, sin] = feeds.views.clone();
         Ok(Self {
-            sequences: batch.sequences,
+            sequences: cache.lens().len(),
             len: 1,
             ids,
             starts,
             kv_lens,
-            kv_len: cache.view_class(),
+            kv_len: cache.view_class(call.ahead),
             cos,
             sin,
             segments: ctx.registry().runs_segments(),
@@ -118,6 +119,19 @@ impl Step {
     }
 }
 
+/// A step of one token of each sequence, and of one sequence those that follow it in the same call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Call<'a> {
+    /// One of each sequence; `None` for the last that the call before chose.
+    pub(super) tokens: Option<&'a [u32]>,
+    /// So many positions after the live ones.
+    pub(super) ahead: usize,
+    /// As in [`FollowingSteps`].
+    pub(super) count: usize,
+    /// How tokens are drawn; `None` for the likeliest.
+    pub(super) draws: Option<&'a Draws>,
+}
+
 /// Words that a feed's start is a multiple of, so that kernels may load it in any width.
 const FEED_ALIGNMENT: usize = 64;
 
@@ -125,7 +139,7 @@ const FEED_ALIGNMENT: usize = 64;
 pub const MOST_STEPS: usize = 16;
 
 /// What differs from one step of one token to the next, in one piece of device memory that a single
-/// write fills, what steps picked, and the place of the logits: the same addresses in every step.
+/// write fills, what steps chose, and the place of the logits: the same addresses in every step.
 #[derive(Debug)]
 pub(crate) struct StepFeeds {
     memory: Tensor,
@@ -134,10 +148,10 @@ pub(crate) struct StepFeeds {
     /// f32 `[sequences, vocab]`.
     pub(super) logits: Tensor,
     /// Of one sequence: steps that follow in the same call.
-    pub(super) greedy: Option<GreedySteps>,
-    /// Whether the step that was last put together here ran as one op, the only way in which steps
-    /// follow each other in one call.
-    pub(super) is_whole: AtomicBool,
+    pub(super) following: Option<FollowingSteps>,
+    /// By the positions in view, whether the step that was last put together here ran as one op, the
+    /// only way in which steps follow each other in one call.
+    whole: Mutex<BTreeMap<usize, bool>>,
 }
 
 impl StepFeeds {
@@ -150,7 +164,8 @@ impl StepFeeds {
         let most = if sequences == 1 { MOST_STEPS } else { 0 };
         let (row, pairs) = (Shape::new(&[sequences]), rope.inv_freq.len());
         let angles = Shape::new(&[sequences.max(most), pairs]);
-        let (count, picked) = (Shape::new(&[1]), Shape::new(&[1 + 3 * most]));
+        let (count, chosen) = (Shape::new(&[1]), Shape::new(&[1 + 3 * most]));
+        let draw = Shape::new(&[FollowingSteps::DRAW_WORDS + 2 * most]);
         let (words, turns) = (DType::I32, DType::F32);
         let parts = [
             (words, row),
@@ -159,7 +174,8 @@ impl StepFeeds {
             (turns, angles),
             (turns, angles),
             (words, count),
-            (words, picked),
+            (words, draw),
+            (words, chosen),
         ];
         let words = |shape: Shape| shape.elements().next_multiple_of(FEED_ALIGNMENT);
         let total = parts.iter().map(|(_, shape)| words(*shape)).sum::<usize>();
@@ -171,33 +187,46 @@ impl StepFeeds {
             at += words(shape);
             Tensor::new(Arc::clone(memory.buffer()), dtype, layout)
         };
-        let [ids, starts, kv_lens, cos, sin, count, picked] = parts;
+        let [ids, starts, kv_lens, cos, sin, count, draw, chosen] = parts;
         let (ids, starts, kv_lens) = (view(ids)?, view(starts)?, view(kv_lens)?);
-        let (cos, sin, count, picked) = (view(cos)?, view(sin)?, view(count)?, view(picked)?);
+        let (cos, sin) = (view(cos)?, view(sin)?);
+        let (count, draw, chosen) = (view(count)?, view(draw)?, view(chosen)?);
         let first = |all: &Tensor| all.narrow(0, 0, sequences)?.reshape([sequences, 1, pairs]);
         let views = [ids, starts, kv_lens, first(&cos)?, first(&sin)?];
-        let greedy = (most > 0).then_some(GreedySteps { count, cos, sin, picked });
+        let following = (most > 0).then_some(FollowingSteps { count, cos, sin, draw, chosen });
         let logits = ctx.empty(DType::F32, [sequences, vocab])?;
-        Ok(Self { memory, views, logits, greedy, is_whole: AtomicBool::new(true) })
+        Ok(Self { memory, views, logits, following, whole: Mutex::default() })
     }
 
-    /// Writes the numbers of a step and of those that follow it; nothing is picked yet.
+    /// Whether a step that looks at `kv_len` positions ran as one op; true as long as none did.
+    pub(super) fn is_whole(&self, kv_len: usize) -> bool {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.get(&kv_len).copied().unwrap_or(true)
+    }
+
+    pub(super) fn set_whole(&self, kv_len: usize, is_whole: bool) {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.insert(kv_len, is_whole);
+    }
+
+    /// Writes the numbers of a step and of those that follow it; nothing is chosen yet.
     fn write(
         &self,
         ctx: &Context,
-        (batch, count): (Batch<'_>, usize),
+        call: &Call<'_>,
         cache: &KvCache,
         rope: &Rotations,
     ) -> Result<()> {
+        let Call { tokens, ahead, count, draws } = *call;
         let mut words = vec![0i32; self.memory.shape().elements()];
-        let starts = || cache.lens().iter().map(|&start| start as i32);
+        let starts = || cache.lens().iter().map(|&start| (start + ahead) as i32);
         let (cos, sin) = match cache.lens() {
-            [start] => rope.at(*start..start + count.max(1)),
-            starts => rope.at(starts.iter().copied()),
+            [live] => rope.at(live + ahead..live + ahead + count.max(1)),
+            starts => rope.at(starts.iter().map(|start| start + ahead)),
         };
         let bits = |values: Vec<f32>| values.into_iter().map(|value| value.to_bits() as i32);
         let parts: [&mut dyn Iterator<Item = i32>; 5] = [
-            &mut batch.tokens.iter().map(|&id| id as i32),
+            &mut tokens.unwrap_or_default().iter().map(|&id| id as i32),
             &mut starts(),
             &mut starts().map(|start| start + 1),
             &mut bits(cos),
@@ -207,10 +236,15 @@ impl StepFeeds {
             let room = &mut words[view.layout().offset()..];
             values.zip(room).for_each(|(value, word)| *word = value);
         }
-        if let Some(greedy) = &self.greedy {
-            words[greedy.count.layout().offset()] = count as i32;
+        if let Some(FollowingSteps { count: place, draw, .. }) = &self.following {
+            words[place.layout().offset()] = count as i32;
+            let drawn = draws.map(|draws| draws.words(count)).unwrap_or_default();
+            words[draw.layout().offset()..][..drawn.len()].copy_from_slice(&drawn);
         }
-        Ok(ctx.write_i32(&self.memory, &words)?)
+        // The ids come first; the call before has left them there where none are given.
+        let first = if tokens.is_some() { 0 } else { self.views[1].layout().offset() };
+        let rest = self.memory.narrow(0, first, words.len() - first)?;
+        Ok(ctx.write_i32(&rest, &words[first..])?)
     }
 }
 

@@ -37,7 +37,7 @@ impl Model {
             layers,
             norm: self.last_norm(&x, Some(&fed), &normed),
             output: self.output(&normed, &feeds.logits),
-            greedy: feeds.greedy.clone(),
+            following: feeds.following.clone(),
         };
         Ok(ctx.run_segment::<DecoderStep>(&args)?.is_some())
     }

@@ -2,6 +2,7 @@
 
 mod chat_template;
 mod damage;
+mod draws;
 mod generation;
 mod gguf;
 mod models;

@@ -9,12 +9,12 @@
 // variant: -DWEIGHTS=0x5000 -DTABLE=14 -DKV=1 -DHEAD_DIM=128
 // arch: sm_90a
 // Decode steps of one sequence as one kernel: the embedding's row, all layers, the logits, and where more steps
-// follow the likeliest token.
+// follow the token after them.
 //
 // WEIGHTS has a bit for every type of the weights, TABLE is the embedding's type, KV the caches'.
 // Grid: at most one block a multiprocessor, all of them resident at once.
 #include "persistent_attention.cuh"
-#include "persistent_pick.cuh"
+#include "persistent_draw.cuh"
 #include "persistent_products.cuh"
 
 // What a block keeps in shared memory beside its rings.
@@ -327,8 +327,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
         }
         if (++phase < ring.phases) continue;
         const u32 made = now.made + 1;
-        if (p.most && *p.count > 0) pick(p, now.bests, now.number, made, made == steps_of(p));
-        if (made == steps_of(p)) break;
+        const bool last = made == steps_of(p);
+        if (p.most && *p.count > 0) {
+            if (*p.draw > 0) draw(p, now.bests, *(Drawing *)room.input, now.number, made, last);
+            else pick(p, now.bests, now.number, made, last);
+        }
+        if (last) break;
         begin(p, made, now, room.stream);
         bring_layer(p, layers[0], now.part, 0);
         phase = 0;

@@ -8,7 +8,8 @@
 //
 // There are two sets of published words. A step uses one and makes the other NOTHING again for the next
 // step, so that no word is ever read too late or too early; `epoch` counts steps. One launch makes several
-// steps where each takes the likeliest token after the one before it (`persistent_pick.cuh`).
+// steps where each takes the likeliest token after the one before it (`persistent_pick.cuh`), or one that is drawn
+// (`persistent_draw.cuh`).
 #pragma once
 #include "persistent_asm.cuh"
 
@@ -54,7 +55,7 @@ struct Layer {
 struct Step {
     const Layer *layers;  // [layer_count], and one whose first matrix and norm are the output's
     Matrix table;         // [vocab, hidden]
-    const i32 *ids;       // [1], as the next two
+    i32 *ids;             // [1], as the next two; afterwards the last token chosen
     const i32 *starts;
     const i32 *kv_lens;
     const float *cos;  // [most, HEAD_DIM / 2], by step of a launch
@@ -62,9 +63,11 @@ struct Step {
     float *logits;    // [vocab], of the last step
     u32 *published;   // [2][layer_count * layer_words]
     u32 *epoch;
-    const i32 *count; // [1], steps of this launch; 0 for one whose likeliest token nobody asks for
-    i32 *picked;      // steps made; [most] ids, [most] values as f32, [most] counts of what is not finite
+    const i32 *count; // [1], steps of this launch; 0 for one whose next token nobody asks for
+    const i32 *draw;  // how tokens are chosen (`FollowingSteps`)
+    i32 *chosen;      // steps made; [most] ids, [most] values as f32, [most] counts of what is not finite
     u64 *picks;       // [2][blocks][PICK_WORDS]
+    u64 *lists;       // [blocks][LIST_WORDS]
     Fault *fault;
     u32 layer_count;
     u32 layer_words;
@@ -85,7 +88,7 @@ struct Step {
     u32 ring_at;
     u32 slots;  // of a warp
     u32 slot_bytes;
-    u32 most;  // steps of a launch; 0 where nothing is ever picked, without the three arrays for it
+    u32 most;  // steps of a launch; 0 where nothing is ever chosen, without the arrays for it
     u32 unused;
 };
 

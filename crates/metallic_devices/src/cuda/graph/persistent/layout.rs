@@ -1,6 +1,7 @@
 //! What each block of a decode step keeps in shared memory, and how attention is shared out. As
 //! `persistent.cuh` counts.
 
+use metallic::segment::FollowingSteps;
 use metallic::tensor::DType;
 
 /// Warps of a block.
@@ -80,6 +81,17 @@ pub(super) fn layer_words(sizes: &Sizes, splits: usize) -> usize {
     (q_heads + 2 * kv_heads) * head_dim + q_heads * splits * (head_dim + 4) + 2 * hidden + ffn
 }
 
+/// Bytes in which blocks draw a token, in the place of the input: `Drawing` of `persistent_draw.cuh`.
+const DRAW_BYTES: usize = 5632;
+/// Keys that fit there, and so the most blocks.
+const DRAW_KEYS: usize = FollowingSteps::MOST_K + 32 * WARPS;
+
+/// Bytes of what `blocks` blocks publish of the candidates that tokens are drawn from: `LIST_WORDS`
+/// words of 64 bits each (`persistent_draw.cuh`).
+pub(super) fn lists_bytes(blocks: usize) -> usize {
+    blocks * (2 + 2 * FollowingSteps::MOST_K) * size_of::<u64>()
+}
+
 /// Bytes of what `blocks` blocks publish of the likeliest tokens: two sets of slots of `PICK_WORDS`
 /// words of 64 bits (`persistent_pick.cuh`).
 pub(super) fn picks_bytes(blocks: usize) -> usize {
@@ -110,6 +122,7 @@ impl Layout {
         let widest = hidden.max(ffn).max(q_width);
         let plain = types.iter().any(|dtype| !dtype.is_quantized());
         let input = if plain { widest * size_of::<f32>() } else { widest.div_ceil(32) * 48 };
+        let input = input.max(DRAW_BYTES);
         let each = |units: usize| units.div_ceil(blocks);
         let pieces = |k: usize| k.div_ceil(PIECE);
         let sums = [
@@ -132,7 +145,9 @@ impl Layout {
         let slots = left.min(most_ahead(types)) / (WARPS * (slot_bytes + 12));
         let rings = (WARPS * slots * 12).next_multiple_of(128) + WARPS * slots * slot_bytes;
         let shared_bytes = ring_at + rings;
-        let fits = slots >= FEWEST_SLOTS && each(vocab).div_ceil(HEAD_ROWS) <= MAX_HEAD_PARTS;
+        let fits = slots >= FEWEST_SLOTS
+            && each(vocab).div_ceil(HEAD_ROWS) <= MAX_HEAD_PARTS
+            && blocks <= DRAW_KEYS;
         fits.then_some(Self {
             stream_at,
             input_at,

@@ -1,6 +1,6 @@
 //! Decode steps of one sequence as one kernel (`persistent.cu`), for Hopper: weights stream into shared
-//! memory ahead of the work, and blocks wait for published words instead of for each other's end. Steps that
-//! take the likeliest token follow each other in one launch.
+//! memory ahead of the work, and blocks wait for published words instead of for each other's end. Steps
+//! that take the likeliest token, or one that is drawn, follow each other in one launch.
 //!
 //! Not: many rows, other chips, norms of heads, windows, f32 activations over quantised weights, and
 //! what does not fit a multiprocessor's shared memory; `supports` says which.

@@ -8,7 +8,7 @@ use metallic::segment::{DecoderStepArgs, DecoderStepSpec};
 use metallic::tensor::{Buffer, DType};
 
 use super::Shape;
-use super::layout::{Layout, WARPS, layer_words, picks_bytes, splits};
+use super::layout::{Layout, WARPS, layer_words, lists_bytes, picks_bytes, splits};
 use super::table::{Layer, Matrix, Step};
 use crate::cuda::buffer::{CudaBuffer, device_ptr};
 use crate::cuda::error::Doing;
@@ -93,7 +93,8 @@ impl Program<'_> {
         let published = self.filled(2 * sizes.layers * words * size_of::<u32>(), 0xff)?;
         let epoch = self.filled(size_of::<u32>(), 0)?;
         let picks = self.filled(picks_bytes(blocks), 0xff)?;
-        let greedy = args.greedy.as_ref();
+        let lists = self.filled(lists_bytes(blocks), 0xff)?;
+        let following = args.following.as_ref();
         let step = Step {
             layers: layers.start(),
             table: Matrix::new(&args.embedding.table, None),
@@ -105,9 +106,11 @@ impl Program<'_> {
             logits: device_ptr(&args.output.out),
             published: published.start(),
             epoch: epoch.start(),
-            count: greedy.map_or(0, |steps| device_ptr(&steps.count)),
-            picked: greedy.map_or(0, |steps| device_ptr(&steps.picked)),
+            count: following.map_or(0, |steps| device_ptr(&steps.count)),
+            draw: following.map_or(0, |steps| device_ptr(&steps.draw)),
+            chosen: following.map_or(0, |steps| device_ptr(&steps.chosen)),
             picks: picks.start(),
+            lists: lists.start(),
             fault: gpu.fault(),
             layer_count: sizes.layers as u32,
             layer_words: words as u32,
@@ -127,7 +130,7 @@ impl Program<'_> {
             ring_at: layout.ring_at as u32,
             slots: layout.slots as u32,
             slot_bytes: layout.slot_bytes as u32,
-            most: spec.greedy.unwrap_or(0) as u32,
+            most: spec.following.unwrap_or(0) as u32,
             unused: 0,
         };
         let shape = LaunchShape {
@@ -137,7 +140,7 @@ impl Program<'_> {
         // SAFETY: the op checked every shape; tables and published words have the sizes that the kernel
         // counts on, and stay as they are while the call may be replayed.
         unsafe { function.launch_together(shape, &[Param::new(&step)]) }?;
-        for memory in [layers, published, epoch, picks] {
+        for memory in [layers, published, epoch, picks, lists] {
             memory.keep();
         }
         Ok(())

@@ -105,8 +105,10 @@ pub(super) struct Step {
     pub published: u64,
     pub epoch: u64,
     pub count: u64,
-    pub picked: u64,
+    pub draw: u64,
+    pub chosen: u64,
     pub picks: u64,
+    pub lists: u64,
     pub fault: u64,
     pub layer_count: u32,
     pub layer_words: u32,
@@ -140,6 +142,6 @@ mod tests {
         assert_eq!(size_of::<Layer>(), 7 * 32 + 2 * 24 + 16);
         // The table is copied in pieces of 16 bytes.
         assert!(size_of::<Layer>().is_multiple_of(16));
-        assert_eq!(size_of::<Step>(), 8 + 32 + 12 * 8 + 20 * 4);
+        assert_eq!(size_of::<Step>(), 8 + 32 + 14 * 8 + 20 * 4);
     }
 }
