@@ -2,12 +2,14 @@
 
 mod explain;
 mod step;
+mod tally;
 
 pub use explain::Explanation;
 pub use step::{STEP, StepSpec, unique_id};
+pub use tally::RunCount;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt::Display;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,10 +17,11 @@ use metallic_instrumentation::{MetricEvent, Recorder};
 
 use crate::cache::ResourceCache;
 use crate::device::{Device, PendingRead};
-use crate::dispatch::{Backend, Candidate, Draw, ExecCx, KernelBackendRegistry, Selection};
+use crate::dispatch::{Backend, Candidates, Draw, ExecCx, KernelBackendRegistry, Selection};
 use crate::error::{Error, Result};
 use crate::op::{Op, OpArgs, OpSpec};
 use crate::tensor::{DType, HostBytes, Layout, Shape, Tensor};
+use tally::{Kernel, Tally};
 
 /// A device with its kernels, caches and notebook.
 #[derive(Debug)]
@@ -34,29 +37,6 @@ pub struct Context {
     timing: bool,
     /// Held while a step is recorded: the caches watch what one recording uses.
     recording: Mutex<()>,
-}
-
-/// What ran so far.
-#[derive(Debug, Default)]
-struct Tally {
-    /// The last choice per spec (lengths left out), by hash.
-    last: HashMap<u64, (Backend, &'static str)>,
-    /// Calls and last reason of each kernel.
-    runs: BTreeMap<RunKey, (u64, String)>,
-    /// Kinds of steps that ran, by hash.
-    steps: HashSet<u64>,
-}
-
-/// A kernel among those that ran: op, backend, variant.
-type RunKey = (&'static str, Backend, &'static str);
-
-/// How often a kernel ran.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunCount {
-    /// The kernel and the reason of its latest change of choice.
-    pub selection: Selection,
-    /// Calls.
-    pub calls: u64,
 }
 
 impl Context {
@@ -91,7 +71,7 @@ impl Context {
         let _span = tracing::trace_span!("op", id = O::ID).entered();
         let spec = self.check::<O>(args)?;
         let candidates = self.registry.candidates::<O>(&spec)?;
-        self.run_first(&spec, args, candidates)
+        self.run_first(&spec, args, &candidates)
     }
 
     fn check<O: Op>(&self, args: &O::Args) -> Result<O::Spec> {
@@ -110,30 +90,26 @@ impl Context {
         &self,
         spec: &O::Spec,
         args: &O::Args,
-        candidates: Vec<Candidate<'_, O>>,
+        candidates: &Candidates<'_, O>,
     ) -> Result<Selection> {
-        if let Some(selection) = self.explained(spec, &candidates) {
+        if let Some(selection) = self.explained(spec, candidates) {
             return Ok(selection);
         }
         let required = self.registry.policies().required(O::ID);
         let cx = ExecCx { device: &*self.device, cache: &self.cache, recorder: &self.recorder };
-        let last = candidates.len() - 1;
+        let last = candidates.entries().len() - 1;
         let mut failures = String::new();
-        for (index, candidate) in candidates.into_iter().enumerate() {
-            let entry = candidate.entry;
+        for (index, entry) in candidates.entries().iter().enumerate() {
+            let why = candidates.why(entry).after(&failures);
             if let Some(required) = required.filter(|required| *required != entry.backend) {
-                let selected = entry.backend;
-                let reason = format!("{}{failures}", candidate.reason);
+                let (selected, reason) = (entry.backend, why.to_string());
                 return Err(Error::RequiredBackend { op: O::ID, required, selected, reason });
             }
             let run = || entry.kernel.run(&cx, spec, args);
             match if self.timing { self.timed(O::ID, entry.variant, run) } else { run() } {
                 Ok(()) => {
-                    let reason = format!("{}{failures}", candidate.reason);
                     let (backend, variant) = (entry.backend, entry.variant);
-                    let selection = Selection { op: O::ID, backend, variant, reason };
-                    self.note(spec, &selection);
-                    return Ok(selection);
+                    return Ok(self.note(spec, Kernel { op: O::ID, backend, variant }, &why));
                 }
                 // A demanded backend has none but its own kernels among the candidates.
                 Err(
@@ -166,8 +142,9 @@ impl Context {
 
     /// Says that the following calls belong to the request `key`: where a backend is rolled out to
     /// a share of requests, all of them run on the same side of it. Recorded where there is such a
-    /// rollout.
-    pub fn begin_request(&self, key: &str) {
+    /// rollout. Nothing else holds the context meanwhile, so no other request's calls can fall on this
+    /// one's side: requests that run at once have a context each.
+    pub fn begin_request(&mut self, key: &str) {
         let draw = Draw::of(key);
         self.registry.set_draw(draw);
         for (op, choice) in &self.registry.policies().rollout {
@@ -181,8 +158,8 @@ impl Context {
     }
 
     /// Runs a segment as one op. Where `auto` chose segments and no graph takes this call, gives
-    /// `None`, having written nothing, and records why: the caller runs the component ops, each on
-    /// the backend that is best for it.
+    /// `None`, having written nothing, and records why (`SegmentDeclined`): the caller runs the
+    /// component ops, each on the backend that is best for it.
     ///
     /// # Errors
     /// As [`Context::run`].
@@ -191,48 +168,47 @@ impl Context {
         let spec = self.check::<O>(args)?;
         if self.registry.segments_bind(O::ID) {
             let candidates = self.registry.candidates::<O>(&spec)?;
-            return self.run_first(&spec, args, candidates).map(Some);
+            return self.run_first(&spec, args, &candidates).map(Some);
         }
         let reason = match self.registry.choices::<O>(&spec) {
-            Ok(candidates) => match candidates.first() {
-                Some(best) if best.entry.backend == Backend::Graph => {
-                    return self.run_first(&spec, args, candidates).map(Some);
-                }
-                best => best.map(|best| best.reason.clone()).unwrap_or_default(),
-            },
+            Ok(candidates) if candidates.best().backend == Backend::Graph => {
+                return self.run_first(&spec, args, &candidates).map(Some);
+            }
+            Ok(candidates) => {
+                let best = candidates.best();
+                let why = candidates.why(best);
+                format!("only a graph would run it as one; {}: {why}", best.backend)
+            }
             Err(error @ (Error::NoBackend { .. } | Error::Unsupported { .. })) => error.to_string(),
             Err(error) => return Err(error),
         };
-        let (backend, variant) = (Backend::Legacy, "op by op");
-        let selection = Selection { op: O::ID, backend, variant, reason };
-        if self.add_explanation(&spec, || selection.clone(), Vec::new()).is_some() {
-            return Ok(None);
+        let explanation = || Explanation::op_by_op(O::ID, reason.clone(), &spec);
+        if !self.add_explanation(explanation) && self.tally().is_new(O::ID, &spec, None) {
+            self.recorder.record(|| MetricEvent::SegmentDeclined {
+                op: O::ID.to_owned(),
+                reason,
+                spec: spec.to_string(),
+            });
         }
-        self.note(&spec, &selection);
-        self.uncount(&[((O::ID, backend, variant), 1)]);
         Ok(None)
     }
 
     /// Counts the call, and records the choice if it is new for this spec.
-    fn note(&self, spec: &impl OpSpec, selection: &Selection) {
-        let Selection { op, backend, variant, reason } = selection;
-        let mut hasher = DefaultHasher::new();
-        (op, spec.without_lengths()).hash(&mut hasher);
+    fn note(&self, spec: &impl OpSpec, kernel: Kernel, why: &(impl Hash + Display)) -> Selection {
         let mut tally = self.tally();
-        let changed =
-            tally.last.insert(hasher.finish(), (*backend, variant)) != Some((*backend, *variant));
-        let run = tally.runs.entry((op, *backend, variant)).or_default();
-        run.0 += 1;
+        let changed = tally.is_new(kernel.op, spec, Some(kernel));
+        let selection = tally.count(kernel, why);
+        drop(tally);
         if changed {
-            run.1.clone_from(reason);
             self.recorder.record(|| MetricEvent::KernelBackendSelected {
-                op: (*op).to_owned(),
-                backend: backend.to_string(),
-                variant: (*variant).to_owned(),
-                reason: reason.clone(),
+                op: kernel.op.to_owned(),
+                backend: kernel.backend.to_string(),
+                variant: kernel.variant.to_owned(),
+                reason: selection.reason.to_string(),
                 spec: spec.to_string(),
             });
         }
+        selection
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -243,34 +219,9 @@ impl Context {
         self.explaining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls of each kernel so far.
-    fn counts(&self) -> Vec<(RunKey, u64)> {
-        self.tally().runs.iter().map(|(key, (calls, _))| (*key, *calls)).collect()
-    }
-
-    /// Adds calls of kernels that ran before.
-    fn count(&self, runs: &[(RunKey, u64)]) {
-        let mut tally = self.tally();
-        runs.iter().for_each(|(key, calls)| tally.runs.entry(*key).or_default().0 += calls);
-    }
-
-    /// Takes calls back.
-    fn uncount(&self, runs: &[(RunKey, u64)]) {
-        let mut tally = self.tally();
-        runs.iter().for_each(|(key, calls)| tally.runs.entry(*key).or_default().0 -= calls);
-    }
-
-    /// What ran so far for `op`, by backend.
+    /// What ran so far for `op`, by kernel and reason.
     pub fn runs(&self, op: &str) -> Vec<RunCount> {
-        self.tally()
-            .runs
-            .iter()
-            .filter(|((name, _, _), (calls, _))| *name == op && *calls > 0)
-            .map(|(&(op, backend, variant), (calls, reason))| RunCount {
-                selection: Selection { op, backend, variant, reason: reason.clone() },
-                calls: *calls,
-            })
-            .collect()
+        self.tally().runs(op)
     }
 
     /// The device.

@@ -65,6 +65,9 @@ impl PendingRead for Vec<u8> {
 }
 
 /// Memory and transfers of one device. Kernels are registered separately.
+///
+/// Calls on one buffer from several threads are ordered by the caller, where one of them writes: as a
+/// kernel of another thread may be writing too, nothing here checks it.
 pub trait Device: Send + Sync + fmt::Debug {
     /// Kind and number.
     fn id(&self) -> DeviceId;

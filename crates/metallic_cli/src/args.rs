@@ -34,6 +34,9 @@ use clap::{Subcommand, ValueHint};
     name = "metallic",
     version,
     about = "Runs language models, with attention as hand-written kernels or as a compiled graph",
+    after_help = "Without a model file: metallic run -p \"Once upon a time\"\n\
+                  With one: metallic pull ORG/REPO, then metallic chat -m ORG/REPO\n\
+                  Flags of a command: metallic run --help",
     arg_required_else_help = true,
     subcommand_required = true
 )]
@@ -57,7 +60,7 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// List devices and their kernels
     Devices(DevicesArgs),
-    /// Compile every kernel of a device into its disk cache
+    /// Compile every kernel of an NVIDIA GPU into the disk cache
     Prewarm(PrewarmArgs),
     /// Download a model from the hub
     Pull(PullArgs),
@@ -70,9 +73,9 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Show which kernels a model would run, and why, without running them
     Explain(Box<ExplainArgs>),
-    /// Measure a device's engines for attention and write down which is faster where
+    /// Measure a GPU's engines for attention and write down which is faster where
     Tune(Box<TuneArgs>),
-    /// Ask a device what no document says, for a report
+    /// Ask an Apple GPU what no document says, for a report
     Probe(ProbeArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
@@ -225,7 +228,8 @@ pub(crate) enum OpCommand {
 ///
 /// IN holds `q` [batch, q_heads, q_len, head_dim], `k` [batch, kv_heads, kv_len, head_dim], `v`
 /// [batch, kv_heads, kv_len, v_dim], and may hold `mask` (bool or float, broadcasting to [batch,
-/// q_heads, q_len, kv_len]) and `kv_lens` (i32 or i64, [batch]). OUT gets `out` in q's type.
+/// q_heads, q_len, kv_len]) and `kv_lens` (i32 or i64, [batch]); any other tensor is refused. OUT gets
+/// `out` in q's type.
 #[derive(Debug, Args)]
 pub(crate) struct OpSdpaArgs {
     /// Safetensors file with the inputs

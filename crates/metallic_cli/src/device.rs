@@ -76,7 +76,7 @@ pub(crate) fn open_on_terms(
     let level = cpu_level(args.cpu_level.as_deref())?;
     let (threads, profile) = (args.threads, args.profile);
     let options = DeviceOptions { threads, level, profile, terms };
-    let context = open_device(kind, index, options, policies, recorder)?;
+    let mut context = open_device(kind, index, options, policies, recorder)?;
     context.begin_request(&args.rollout_key.clone().unwrap_or_else(new_request));
     if args.verbose {
         note!("device: {} ({})", context.device().id(), context.device().description());

@@ -105,6 +105,11 @@ pub(crate) enum Error {
     Safetensors { path: PathBuf, reason: String },
     #[error("{} has no tensor `{name}`; it has: {present}", .path.display())]
     NoTensor { path: PathBuf, name: &'static str, present: String },
+    #[error(
+        "{} has tensors that this op does not know: {names}; it reads {known} (and passes over a \
+         result `out`), so rename or remove the others: what they mean would be missing", .path.display()
+    )]
+    UnknownTensors { path: PathBuf, names: String, known: String },
     #[error("tensor `{name}` is {got}, expected {expected}")]
     BadTensor { name: &'static str, got: String, expected: &'static str },
     #[error("kv_lens of sequence {sequence} is {got}, expected 0 to kv_len = {kv_len}")]

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use metallic::Context;
 use metallic::context::RunCount;
+use metallic::dispatch::{Backend, Selection};
 use metallic::op::{Op, Sdpa};
 use metallic::segment::{AttentionBlock, DecoderStep, MlpBlock};
 use metallic_devices::process::peak_memory_bytes;
 use serde_json::{Value, json};
+
+use crate::output::note;
 
 /// Tokens and times of one or more generations.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +19,7 @@ pub(crate) struct Totals {
     pub(crate) prompt_time: Duration,
     pub(crate) generated: usize,
     pub(crate) decode_time: Duration,
+    pub(crate) generations: usize,
     /// Of the first generation.
     pub(crate) first_token: Option<Duration>,
 }
@@ -25,10 +29,16 @@ impl Totals {
         self.prompt_tokens += generation.prompt_tokens;
         self.prompt_time += generation.prompt_time;
         self.generated += generation.ids.len();
+        self.generations += 1;
         self.decode_time += generation.decode_time;
         if !generation.ids.is_empty() {
             self.first_token.get_or_insert(generation.first_token_time);
         }
+    }
+
+    /// As the function of that name: the first token of a generation comes out of its prompt.
+    pub(crate) fn note_single_steps(&self, ctx: &Context, asked: Option<usize>) {
+        note_single_steps(ctx, asked, self.generated.saturating_sub(self.generations));
     }
 
     fn prompt_rate(&self) -> f64 {
@@ -80,20 +90,54 @@ pub(crate) fn line(ctx: &Context, totals: &Totals) -> String {
     parts.join(" | ")
 }
 
-/// The backends of some runs, each with its reason, and with its op where that is the attention half
+/// Says why `--steps-at-once` changed nothing in all of `steps` steps, where that is so.
+pub(crate) fn note_single_steps(ctx: &Context, asked: Option<usize>, steps: usize) {
+    let Some(asked) = asked.filter(|asked| *asked > 1) else { return };
+    let calls: u64 = ctx.runs(DecoderStep::ID).iter().map(|run| run.calls).sum();
+    let device = ctx.device().id();
+    if steps > 0 && calls == 0 {
+        note!(
+            "warning: --steps-at-once {asked} changed nothing: {device} ran no step as one kernel \
+             (`decoder_step` in `metallic explain`), so each was a call of its own"
+        );
+    } else if steps >= ENOUGH_STEPS && calls >= steps as u64 {
+        note!(
+            "warning: --steps-at-once {asked} changed nothing: each of {steps} steps was a call of \
+             its own, since several are made at once only where the device chooses their tokens \
+             (--temp 0, or --top-k 2 to 64 without penalties, --logit-bias and --typical)"
+        );
+    }
+}
+
+/// Fewer steps than this are calls of their own anywhere: the first ones prepare the others.
+const ENOUGH_STEPS: usize = 8;
+
+/// The kernels of some runs, each with its reasons, and with its op where that is the attention half
 /// of a block; `None` when nothing ran.
 fn backends(runs: &[RunCount]) -> Option<String> {
-    let each = runs.iter().map(|run| {
-        let selection = &run.selection;
-        let calls = if runs.len() > 1 { format!(" x{}", run.calls) } else { String::new() };
-        let whole = match selection.op {
-            AttentionBlock::ID | DecoderStep::ID => format!("{} ", selection.op),
+    let kernels = runs.chunk_by(|one, other| kernel(one) == kernel(other));
+    let times = |runs: &[RunCount]| runs.iter().map(|run| run.calls).sum::<u64>();
+    let alone = kernels.clone().count() == 1;
+    let each = kernels.map(|runs| {
+        let (op, backend, variant) = kernel(&runs[0]);
+        let calls = if alone { String::new() } else { format!(" x{}", times(runs)) };
+        let whole = match op {
+            AttentionBlock::ID | DecoderStep::ID => format!("{op} "),
             _ => String::new(),
         };
-        let (backend, variant, reason) = (selection.backend, selection.variant, &selection.reason);
-        format!("{backend}{calls} ({whole}{variant}: {reason})")
+        let reason = |run: &RunCount| match runs {
+            [_] => run.selection.reason.to_string(),
+            _ => format!("x{} {}", run.calls, run.selection.reason),
+        };
+        let reasons: Vec<_> = runs.iter().map(reason).collect();
+        format!("{backend}{calls} ({whole}{variant}: {})", reasons.join(", "))
     });
     (!runs.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+}
+
+fn kernel(run: &RunCount) -> (&'static str, Backend, &'static str) {
+    let Selection { op, backend, variant, .. } = run.selection;
+    (op, backend, variant)
 }
 
 /// What ran attention, alone or within a segment.
@@ -120,9 +164,12 @@ pub(crate) fn to_json(ctx: &Context, totals: &Totals) -> Value {
     })
 }
 
-/// What ran the halves of blocks as one op each.
+/// What ran halves of blocks, or whole steps, as one op each.
 pub(crate) fn segment_runs(ctx: &Context) -> Vec<RunCount> {
-    [AttentionBlock::ID, MlpBlock::ID].into_iter().flat_map(|op| ctx.runs(op)).collect()
+    [AttentionBlock::ID, MlpBlock::ID, DecoderStep::ID]
+        .into_iter()
+        .flat_map(|op| ctx.runs(op))
+        .collect()
 }
 
 /// What ran attention, how often and why.
@@ -137,7 +184,7 @@ fn runs_json(runs: Vec<RunCount>) -> Vec<Value> {
             "backend": run.selection.backend.name(),
             "variant": run.selection.variant,
             "calls": run.calls,
-            "reason": run.selection.reason,
+            "reason": &*run.selection.reason,
         })
     };
     runs.into_iter().map(run).collect()

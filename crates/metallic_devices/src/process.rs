@@ -9,6 +9,19 @@ use metallic::{Error, Result};
 
 /// The most memory this process ever had resident, in bytes; `None` when the system does not say.
 pub fn peak_memory_bytes() -> Option<u64> {
+    // Linux's `getrusage` goes on from what the process had before it became this program: under
+    // `cargo run`, cargo's own memory.
+    let status = std::fs::read_to_string("/proc/self/status").ok();
+    status.and_then(|status| high_water(&status)).or_else(peak_of_usage)
+}
+
+/// `VmHWM:   1234 kB` of Linux's `/proc/self/status` (proc_pid_status(5)), in bytes.
+fn high_water(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn peak_of_usage() -> Option<u64> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a whole `rusage`, which `getrusage` fills when it returns 0; all
     // zero bytes are a valid `rusage` in any case.
@@ -47,12 +60,16 @@ pub(crate) fn map_file(path: &Path) -> Result<HostBytes> {
 
 #[cfg(test)]
 mod tests {
-    use super::{peak_memory_bytes, physical_memory_bytes};
+    use super::{high_water, peak_memory_bytes, peak_of_usage, physical_memory_bytes};
 
     #[test]
     fn a_test_needs_between_a_megabyte_and_a_terabyte() {
         let peak = peak_memory_bytes().unwrap();
         assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
         assert!(physical_memory_bytes().unwrap() > peak);
+        // A process has at most grown since it began another program.
+        assert!(peak_of_usage().unwrap() + (1 << 20) >= peak);
+        assert_eq!(high_water("VmPeak:\t   9 kB\nVmHWM:\t    18 kB\n"), Some(18 << 10));
+        assert_eq!(high_water("VmPeak:\t   9 kB\n"), None);
     }
 }

@@ -67,6 +67,16 @@ pub enum MetricEvent {
         /// What the call depends on.
         spec: String,
     },
+    /// No graph takes a segment, so the ops it is made of run one by one, each with a choice of its
+    /// own: at the first call of each spec, and whenever this changes.
+    SegmentDeclined {
+        /// The segment, as `attention_block`.
+        op: String,
+        /// Why.
+        reason: String,
+        /// What the call depends on.
+        spec: String,
+    },
     /// A request fell on one side of a rollout.
     RolloutDecided {
         /// The op, as `sdpa`.

@@ -256,6 +256,19 @@ pub enum Error {
         /// The known ones.
         known: &'static str,
     },
+    /// Steps of the tokenizer could lengthen a text without a bound.
+    #[error(
+        "the normalizer of tokenizer.json may make {grown} bytes of a text of {bytes} bytes, at most \
+         {most} are made; take the file of the original model, or a shorter text"
+    )]
+    TextGrows {
+        /// Bytes of the text.
+        bytes: usize,
+        /// What they may become.
+        grown: usize,
+        /// The largest that is allowed.
+        most: usize,
+    },
     /// The tokenizer data contradicts itself.
     #[error("{what} {index} of the tokenizer, `{text}`, {problem}; the file is damaged")]
     BadVocabulary {

@@ -6,6 +6,7 @@
 
 mod byte_level;
 mod gguf;
+mod growth;
 mod hf;
 mod hf_steps;
 mod pre_tokenizer;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 
+use growth::Growth;
 pub use hf::HfSettings;
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
@@ -33,6 +35,7 @@ pub struct Tokenizer {
     special: SpecialTokens,
     /// A space is put before the text; it is taken away again from whole decoded texts.
     space_prefix: bool,
+    growth: Growth,
 }
 
 impl Tokenizer {
@@ -43,7 +46,8 @@ impl Tokenizer {
         space_prefix: bool,
     ) -> Self {
         let pipeline = Mutex::new(pipeline);
-        Self { pipeline, vocabulary: Arc::new(vocabulary), special, space_prefix }
+        let (vocabulary, growth) = (Arc::new(vocabulary), Growth::NONE);
+        Self { pipeline, vocabulary, special, space_prefix, growth }
     }
 
     /// The ids of `text`.
@@ -53,7 +57,8 @@ impl Tokenizer {
     /// is ordinary text and yields no control token whatever the text holds.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the tokenizer cannot represent the text.
+    /// [`Error::Tokenizer`] when the tokenizer cannot represent the text, [`Error::TextGrows`] when it
+    /// could make too much of it.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         if add_special {
@@ -70,6 +75,7 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
+        self.growth.check(text.len(), || self.pieces(text))?;
         let encoding = {
             let mut pipeline = self.pipeline.lock().unwrap_or_else(PoisonError::into_inner);
             pipeline.set_encode_special_tokens(!parse_special);
@@ -86,6 +92,16 @@ impl Tokenizer {
             }
         }
         Ok(())
+    }
+
+    /// Pieces that special tokens may divide `text` into, at most.
+    fn pieces(&self, text: &str) -> usize {
+        let kinds = [TokenKind::Control, TokenKind::Unknown, TokenKind::UserDefined];
+        let ids = kinds.into_iter().flat_map(|kind| self.vocabulary.of_kind(kind));
+        let tokens = ids.filter_map(|id| std::str::from_utf8(self.vocabulary.bytes(id)?).ok());
+        let found =
+            tokens.filter(|token| !token.is_empty()).map(|token| text.matches(token).count());
+        1 + found.sum::<usize>()
     }
 
     /// The text of `ids`. Ids without a token add nothing; bytes that are no UTF-8 become U+FFFD.

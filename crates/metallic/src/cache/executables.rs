@@ -1,12 +1,12 @@
 //! Compiled graphs, compiled once however many ask.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
 use super::lru::{Limits, Lru, Shared};
@@ -27,8 +27,8 @@ pub struct GraphKey {
 
 impl GraphKey {
     /// The key of `spec`; lengths enter it only if `spec` still has them.
-    pub fn new<O: Op>(device: DeviceId, build: Arc<str>, spec: O::Spec) -> Self {
-        Self::named(O::ID, device, build, spec)
+    pub fn new<O: Op>(device: DeviceId, build: Arc<str>, spec: impl Into<Arc<O::Spec>>) -> Self {
+        Self { op: O::ID, device, build, spec: spec.into() }
     }
 
     /// The key of `spec` under a name of its own.

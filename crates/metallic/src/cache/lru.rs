@@ -3,11 +3,11 @@
 //! Entries in use (shared outside the map) and pinned ones stay, even when that keeps the map over
 //! its limits: a cache never takes away what somebody holds, and never aborts.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::time::Instant;
 
+use foldhash::{HashMap, HashMapExt};
 use metallic_instrumentation::{MetricEvent, Recorder};
 
 use super::stats::{CacheStats, EntryInfo};

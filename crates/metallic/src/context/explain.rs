@@ -1,20 +1,47 @@
 //! What would run, and why, without running it.
 
 use super::Context;
-use crate::dispatch::{Backend, Candidate, Selection};
+use crate::dispatch::{Backend, Candidates, Selection};
 use crate::op::Op;
 
 /// The choice for the calls of one op and spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What would run, and why.
-    pub selection: Selection,
+    /// The op.
+    pub op: &'static str,
+    /// The kernel that would run, by backend and variant; `None` for a segment that no graph takes,
+    /// whose ops are explained each for itself.
+    pub kernel: Option<(Backend, &'static str)>,
+    /// Why.
+    pub reason: String,
     /// What the choice depends on.
     pub spec: String,
     /// Kernels that could take its place, in the order in which they would.
     pub others: Vec<(Backend, &'static str)>,
     /// Calls with that spec.
     pub calls: u64,
+}
+
+impl Explanation {
+    /// One call that `selection` would run.
+    pub(super) fn of(selection: Selection, spec: &impl ToString) -> Self {
+        let Selection { op, backend, variant, reason } = selection;
+        let (kernel, others) = (Some((backend, variant)), Vec::new());
+        let (reason, spec) = (reason.to_string(), spec.to_string());
+        Self { op, kernel, reason, spec, others, calls: 1 }
+    }
+
+    /// One call of a segment whose ops would run one by one.
+    pub(super) fn op_by_op(op: &'static str, reason: String, spec: &impl ToString) -> Self {
+        let (kernel, others) = (None, Vec::new());
+        Self { op, kernel, reason, spec: spec.to_string(), others, calls: 1 }
+    }
+
+    /// Whether both say the same of one spec.
+    fn says_as(&self, other: &Self) -> bool {
+        (self.op, self.kernel) == (other.op, other.kernel)
+            && (&self.reason, &self.spec) == (&other.reason, &other.spec)
+    }
 }
 
 impl Context {
@@ -34,37 +61,26 @@ impl Context {
     pub(super) fn explained<O: Op>(
         &self,
         spec: &O::Spec,
-        candidates: &[Candidate<'_, O>],
+        candidates: &Candidates<'_, O>,
     ) -> Option<Selection> {
-        let (best, others) = candidates.split_first()?;
-        let selection = || Selection {
-            op: O::ID,
-            backend: best.entry.backend,
-            variant: best.entry.variant,
-            reason: best.reason.clone(),
+        let selection = || candidates.selection(candidates.best());
+        let explanation = || {
+            let others = candidates.entries().iter().skip(1);
+            let others = others.map(|other| (other.backend, other.variant)).collect();
+            Explanation { others, ..Explanation::of(selection(), spec) }
         };
-        let others = others.iter().map(|other| (other.entry.backend, other.entry.variant));
-        self.add_explanation(spec, selection, others.collect())
+        self.add_explanation(explanation).then(selection)
     }
 
-    /// Adds a choice, where choices are explained; gives it back there.
-    pub(super) fn add_explanation(
-        &self,
-        spec: &impl ToString,
-        selection: impl FnOnce() -> Selection,
-        others: Vec<(Backend, &'static str)>,
-    ) -> Option<Selection> {
+    /// Adds a call, where choices are explained; whether that is so.
+    pub(super) fn add_explanation(&self, explanation: impl FnOnce() -> Explanation) -> bool {
         let mut explaining = self.explaining();
-        let explanations = explaining.as_mut()?;
-        let (selection, spec) = (selection(), spec.to_string());
-        let same = |known: &&mut Explanation| known.selection == selection && known.spec == spec;
-        match explanations.iter_mut().find(same) {
+        let Some(explanations) = explaining.as_mut() else { return false };
+        let new = explanation();
+        match explanations.iter_mut().find(|known| known.says_as(&new)) {
             Some(known) => known.calls += 1,
-            None => {
-                let selection = selection.clone();
-                explanations.push(Explanation { selection, spec, others, calls: 1 });
-            }
+            None => explanations.push(new),
         }
-        Some(selection)
+        true
     }
 }

@@ -6,11 +6,12 @@
 
 use std::any::Any;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::{Context, RunKey};
+use super::tally::Kernel;
+use super::{Context, Explanation};
 use crate::cache::GraphKey;
 use crate::dispatch::{Backend, Policy, Selection};
 use crate::error::{Error, Result};
@@ -19,9 +20,6 @@ use crate::op::OpSpec;
 
 /// The name of a step in events, tables and keys.
 pub const STEP: &str = "step";
-
-/// Kinds of steps remembered as run before; beyond this they are forgotten together.
-const MAX_KINDS: usize = 256;
 
 /// A number that is given once: for what a recorded step is tied to.
 pub fn unique_id() -> u64 {
@@ -67,8 +65,8 @@ struct RecordedStep {
     work: Arc<dyn Executable>,
     /// Executables whose memory the recorded work uses.
     _parts: Vec<Arc<dyn Executable>>,
-    /// Calls of kernels in it.
-    runs: Vec<(RunKey, u64)>,
+    /// Calls of kernels in it, as the tally has them.
+    runs: Vec<(usize, u64)>,
 }
 
 impl Executable for RecordedStep {
@@ -105,14 +103,15 @@ impl Context {
         }
         let keyed = KeyedStep { spec, policies: self.registry.policies_id() };
         let recorded = || {
-            let reason = "auto: recorded when it comes again".to_owned();
-            Selection { op: STEP, backend: Backend::Graph, variant: "recorded", reason }
+            let reason = "auto: recorded when it comes again".into();
+            let (backend, variant) = (Backend::Graph, "recorded");
+            Explanation::of(Selection { op: STEP, backend, variant, reason }, &keyed)
         };
-        if self.add_explanation(&keyed, recorded, Vec::new()).is_some() {
+        if self.add_explanation(recorded) {
             return work();
         }
-        if self.is_first(&keyed) {
-            self.note_step(&keyed, Backend::Legacy, "auto: the first step of its kind".to_owned());
+        if self.tally().is_first_step(&keyed) {
+            self.note_step(&keyed, Backend::Legacy, "auto: the first step of its kind");
             return work();
         }
         let build: Arc<str> = Arc::from("");
@@ -127,14 +126,14 @@ impl Context {
                     Error::Device { device, what, reason: "it is no recorded step".to_owned() }
                 })?;
                 self.device.replay(&*step.work)?;
-                self.count(&step.runs);
+                self.tally().add(&step.runs);
                 let reason = if forced { "demanded of all ops" } else { "auto: recorded" };
-                self.note_step(&keyed, Backend::Graph, reason.to_owned());
+                self.note_step(&keyed, Backend::Graph, reason);
                 Ok(())
             }
             Err(error) if forced => Err(error.into()),
             Err(error) => {
-                self.note_step(&keyed, Backend::Legacy, format!("auto: {error}"));
+                self.note_step(&keyed, Backend::Legacy, &format!("auto: {error}"));
                 work()
             }
         }
@@ -145,7 +144,7 @@ impl Context {
         work: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Arc<dyn Executable>> {
         let _alone = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.counts();
+        let before = self.tally().calls();
         self.cache.executables.watch(true);
         let recorded = self.device.record(&mut || {
             work().map_err(|error| {
@@ -154,33 +153,15 @@ impl Context {
             })
         });
         let parts = self.cache.executables.watch(false);
-        let mut runs = Vec::new();
-        for (key, calls) in self.counts() {
-            let earlier = before.iter().find(|(other, _)| *other == key);
-            let calls = calls - earlier.map_or(0, |(_, calls)| *calls);
-            if calls > 0 {
-                runs.push((key, calls));
-            }
-        }
+        let mut tally = self.tally();
+        let runs = tally.since(&before);
         // What was only recorded did not run yet; each replay counts it.
-        self.uncount(&runs);
+        tally.take_back(&runs);
         Ok(Arc::new(RecordedStep { work: recorded?, _parts: parts, runs }))
     }
 
-    /// Whether no step of this kind ran before; from now on one did.
-    fn is_first(&self, keyed: &KeyedStep) -> bool {
-        let mut hasher = DefaultHasher::new();
-        keyed.hash(&mut hasher);
-        let mut tally = self.tally();
-        if tally.steps.len() >= MAX_KINDS {
-            tally.steps.clear();
-        }
-        tally.steps.insert(hasher.finish())
-    }
-
-    fn note_step(&self, keyed: &KeyedStep, backend: Backend, reason: String) {
+    fn note_step(&self, keyed: &KeyedStep, backend: Backend, reason: &str) {
         let variant = if backend == Backend::Graph { "recorded" } else { "plain" };
-        let selection = Selection { op: STEP, backend, variant, reason };
-        self.note(keyed, &selection);
+        self.note(keyed, Kernel { op: STEP, backend, variant }, &reason);
     }
 }

@@ -3,9 +3,9 @@
 //! An engine is a variant of `graph`: a device registers each under its own name. Not: how one is
 //! measured (`metallic tune`), nor what a device knows of its own.
 
+use super::Backend;
 use super::policy::PolicySource;
 use super::registry::{KernelBackendRegistry, KernelEntry};
-use super::{Backend, Candidate};
 use crate::error::{Error, Result};
 use crate::op::Op;
 
@@ -19,7 +19,7 @@ pub struct EngineChoice {
 }
 
 /// The engine a device would like to run, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EnginePreference {
     /// Its name.
     pub engine: &'static str,
@@ -63,19 +63,10 @@ impl KernelBackendRegistry {
         entries.iter().any(is_it).then_some(engine)
     }
 
-    /// Puts the engine that the device prefers before the other engines.
-    pub(super) fn order_engines<O: Op>(&self, candidates: &mut [Candidate<'_, O>], spec: &O::Spec) {
-        let is_graph = |candidate: &Candidate<'_, O>| candidate.entry.backend == Backend::Graph;
-        let Some(first) = candidates.iter().position(is_graph) else { return };
-        let prefer = self.set::<O>().and_then(|set| set.prefer_engine.as_ref());
-        let Some(preference) = prefer.and_then(|prefer| prefer(spec)) else { return };
-        let named = |candidate: &Candidate<'_, O>| is_engine(candidate.entry, preference.engine);
-        if let Some(at) = candidates.iter().position(named) {
-            candidates[first..=at].rotate_right(1);
-            let EnginePreference { engine, reason } = preference;
-            let candidate = &mut candidates[first];
-            candidate.reason = format!("{}; engine {engine}: {reason}", candidate.reason);
-        }
+    /// The engine that the device would like to run `spec`.
+    pub(super) fn preferred_engine<O: Op>(&self, spec: &O::Spec) -> Option<EnginePreference> {
+        let prefer = self.set::<O>().and_then(|set| set.prefer_engine.as_ref())?;
+        prefer(spec)
     }
 }
 

@@ -9,7 +9,7 @@ mod rollout;
 mod segments;
 mod support;
 
-pub use choice::{Candidate, Preference, Selection};
+pub use choice::{Candidates, Preference, Selection, Why};
 pub use engine::{EngineChoice, EnginePreference};
 pub use kernel::{ExecCx, KernelInvocable};
 pub use policy::{Policies, Policy, PolicyChoice, PolicySource};

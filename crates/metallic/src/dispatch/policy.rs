@@ -45,7 +45,7 @@ impl FromStr for Policy {
 }
 
 /// Where a policy came from. Earlier variants win over later ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PolicySource {
     /// A command-line flag.
     Flag(&'static str),

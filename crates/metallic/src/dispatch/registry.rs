@@ -5,7 +5,6 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::{Backend, Draw, EnginePreference, KernelInvocable, Policies, Preference};
 use crate::device::DeviceId;
@@ -50,7 +49,7 @@ pub struct KernelBackendRegistry {
     pub(super) segments: Option<&'static str>,
     pub(super) whole_steps: bool,
     /// Where the present request falls in a rollout.
-    draw: AtomicU16,
+    draw: Draw,
 }
 
 impl KernelBackendRegistry {
@@ -64,13 +63,13 @@ impl KernelBackendRegistry {
             policies_id: 0,
             segments: None,
             whole_steps: false,
-            draw: AtomicU16::new(Draw::LAST.bits()),
+            draw: Draw::LAST,
         }
     }
 
     /// Says which request the following calls belong to, for rollouts by share.
-    pub fn set_draw(&self, draw: Draw) {
-        self.draw.store(draw.bits(), Ordering::Relaxed);
+    pub fn set_draw(&mut self, draw: Draw) {
+        self.draw = draw;
     }
 
     /// Adds a kernel. Among kernels of one backend, the first that supports a call runs.
@@ -133,7 +132,7 @@ impl KernelBackendRegistry {
 
     /// Where the present request falls in a rollout.
     pub(super) fn draw(&self) -> Draw {
-        Draw::from_bits(self.draw.load(Ordering::Relaxed))
+        self.draw
     }
 
     /// The kernels of one op.

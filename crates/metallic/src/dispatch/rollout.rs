@@ -15,7 +15,7 @@ use crate::error::Error;
 const WHOLE: u16 = 10_000;
 
 /// A share of requests, from 0 to 100 %, in steps of 0.01 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Share(u16);
 
 impl Share {
@@ -51,7 +51,7 @@ impl FromStr for Share {
 }
 
 /// Where a request falls, from 0 to 99.99 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Draw(u16);
 
 impl Draw {
@@ -67,16 +67,6 @@ impl Draw {
         let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self(((mixed >> 32) % u64::from(WHOLE)) as u16)
     }
-
-    /// The draw as the number that [`Draw::from_bits`] takes.
-    pub(super) fn bits(self) -> u16 {
-        self.0
-    }
-
-    /// The draw of [`Draw::bits`].
-    pub(super) fn from_bits(bits: u16) -> Self {
-        Self(bits.min(WHOLE - 1))
-    }
 }
 
 impl fmt::Display for Draw {
@@ -86,7 +76,7 @@ impl fmt::Display for Draw {
 }
 
 /// A rollout with its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RolloutChoice {
     /// Requests for which `auto` may use graph.
     pub share: Share,

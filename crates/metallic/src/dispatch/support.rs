@@ -21,7 +21,7 @@ impl Support {
 }
 
 /// Why a backend did not run, with the numbers in it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// An element type it does not take.

@@ -1,10 +1,11 @@
 //! Glue: a graph kernel and an executor as one kernel, through the executable cache.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use foldhash::HashMap;
 use metallic_instrumentation::MetricEvent;
 
 use super::executor::{GraphExecutor, LengthPolicy};
@@ -34,10 +35,10 @@ impl<O: Op, G: GraphKernel<O>> Cached<O, G> {
         Self { kernel, executor, build, answers: Mutex::default() }
     }
 
-    fn keyed(&self, spec: &O::Spec) -> O::Spec {
+    fn keyed<'s>(&self, spec: &'s O::Spec) -> Cow<'s, O::Spec> {
         match self.executor.lengths() {
-            LengthPolicy::Dynamic => spec.without_lengths(),
-            LengthPolicy::Bucketed => spec.clone(),
+            LengthPolicy::Dynamic => Cow::Owned(spec.without_lengths()),
+            LengthPolicy::Bucketed => Cow::Borrowed(spec),
         }
     }
 }
@@ -46,7 +47,7 @@ impl<O: Op, G: GraphKernel<O>> KernelInvocable<O> for Cached<O, G> {
     fn supports(&self, spec: &O::Spec) -> Support {
         let spec = self.keyed(spec);
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = answers.get(&spec) {
+        if let Some(answer) = answers.get(&*spec) {
             return answer.clone();
         }
         let answer = match self.kernel.supports(&spec) {
@@ -56,13 +57,13 @@ impl<O: Op, G: GraphKernel<O>> KernelInvocable<O> for Cached<O, G> {
         if answers.len() >= MAX_ANSWERS {
             answers.clear();
         }
-        answers.insert(spec, answer.clone());
+        answers.insert(spec.into_owned(), answer.clone());
         answer
     }
 
     fn run(&self, cx: &ExecCx<'_>, spec: &O::Spec, args: &O::Args) -> Result<()> {
-        let spec = self.keyed(spec);
-        let key = GraphKey::new::<O>(cx.device.id(), Arc::clone(&self.build), spec.clone());
+        let spec = Arc::new(self.keyed(spec).into_owned());
+        let key = GraphKey::new::<O>(cx.device.id(), Arc::clone(&self.build), Arc::clone(&spec));
         let executable = cx.cache.executables.get_or_compile(key, cx.recorder, || {
             self.executor.compile(&self.kernel.build(&spec))
         })?;

@@ -7,6 +7,9 @@
 //!   reads key head `h / (q_heads / kv_heads)`; keys and values are never expanded.
 //! - Any strides with a contiguous last axis, any offset.
 //! - Scores, softmax and the sum over values are accumulated in f32 (Qwen2 overflows f16 scores).
+//! - A kernel may sum values by weights of at most 1 and divide by the sum of the weights last, as every
+//!   kernel of one pass does. So a result is finite where the number of visible keys times the largest
+//!   |v| is below 3.4e38, the end of f32; beyond that it may be infinite on one backend and not on another.
 //! - `softcap c` replaces a score `s` by `c · tanh(s / c)` after scaling and before the mask.
 //! - A row that sees no key gives zeros. NaN or infinity behind a mask, or past a sequence's live
 //!   length, never reaches the output; NaN in attended data does.

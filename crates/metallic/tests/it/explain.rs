@@ -35,7 +35,8 @@ fn what_is_explained_is_what_runs_then() {
     assert!(prefill.spec.starts_with("prefill") && decode.spec.starts_with("decode"));
     assert_eq!(prefill.others, [(Backend::Legacy, "null")]);
     let ran = ctx.run::<Sdpa>(&SMALL.call(&ctx)).unwrap();
-    assert_eq!(ran, prefill.selection);
+    assert_eq!(prefill.kernel, Some((ran.backend, ran.variant)));
+    assert_eq!(prefill.reason, &*ran.reason);
     assert_eq!(ctx.runs("sdpa").len(), 1);
 }
 

@@ -353,7 +353,7 @@ fn a_rollout_keeps_the_rest_of_the_requests_on_legacy() {
         graph_refuses,
         ..NullOptions::default()
     };
-    let ctx = null_context(with(Policies::default(), None));
+    let mut ctx = null_context(with(Policies::default(), None));
     // A call of no request is not among the share.
     assert!(run(&ctx).unwrap().starts_with("legacy:null (rollout: "));
     let mut on_graph = 0;
@@ -377,7 +377,7 @@ fn a_rollout_keeps_the_rest_of_the_requests_on_legacy() {
     // What is demanded is not drawn, and a request in the share still gives way with a reason.
     let ctx = null_context(with(sdpa_policy(Policy::Force(Backend::Graph)), None));
     assert!(run(&ctx).unwrap().starts_with("graph:"));
-    let ctx = null_context(with(Policies::default(), refuses()));
+    let mut ctx = null_context(with(Policies::default(), refuses()));
     let admitted = (0..).map(|i| i.to_string()).find(|key| share.admits(Draw::of(key))).unwrap();
     ctx.begin_request(&admitted);
     assert!(run(&ctx).unwrap().contains("asks for graph, which cannot run"));

@@ -1,6 +1,7 @@
 //! The two halves of a block as ops: what they refuse, and their printed graphs.
 
 use expect_test::{Expect, expect};
+use metallic::context::Explanation;
 use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel};
 use metallic::graph::{Axis, Dim, Feed, GraphKernel, Node};
 use metallic::op::{
@@ -12,6 +13,8 @@ use metallic::segment::{
 };
 use metallic::tensor::{DType, Tensor};
 use metallic::{Context, Error};
+use metallic_instrumentation::exporter::ChannelExporter;
+use metallic_instrumentation::{MetricEvent, Recorder};
 use metallic_testkit::null_device::{NullOptions, null_context};
 
 struct Zeros(Context);
@@ -126,6 +129,28 @@ impl Zeros {
             following: None,
         }
     }
+}
+
+#[test]
+fn a_segment_that_no_graph_takes_is_told_as_such() {
+    let (exporter, events) = ChannelExporter::new();
+    let recorder = Recorder::new(vec![Box::new(exporter)]);
+    let zeros = Zeros(null_context(NullOptions { recorder, ..NullOptions::default() }));
+    let ctx = &zeros.0;
+    let explained = ctx.explain(|| ctx.run_segment::<MlpBlock>(&zeros.mlp(3)).unwrap()).1;
+    let [Explanation { op: "mlp_block", kernel: None, reason, calls: 1, .. }] = &explained[..]
+    else {
+        panic!("{explained:?}")
+    };
+    assert!(reason.contains("no such kernel is registered"), "{reason}");
+    for _ in 0..2 {
+        assert_eq!(ctx.run_segment::<MlpBlock>(&zeros.mlp(3)).unwrap(), None);
+    }
+    let told: Vec<MetricEvent> = events.try_iter().map(|record| record.event).collect();
+    let spec = MlpBlock::check(&zeros.mlp(3)).unwrap().to_string();
+    let (op, reason) = ("mlp_block".to_owned(), reason.clone());
+    assert_eq!(told, [MetricEvent::SegmentDeclined { op, reason, spec }], "told once");
+    assert_eq!(ctx.runs("mlp_block"), [], "nothing ran");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "P,G", value_parser = values::prompt_and_generation)]
     pub(crate) pg: Vec<(usize, usize)>,
     /// Generated tokens that a device may choose before they are read, as for `run`
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", value_parser = values::steps_at_once)]
     pub(crate) steps_at_once: Option<usize>,
     /// Measured runs of each test
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = values::positive)]

@@ -57,7 +57,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) stop: Vec<String>,
     /// Steps that a device may make before their tokens are read, where it can choose them: the likeliest,
     /// or drawn by temperature, top-k up to 64, top-p and min-p (at most 16) [default: as many as take 8 ms]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", value_parser = values::steps_at_once)]
     pub(crate) steps_at_once: Option<usize>,
 }
 

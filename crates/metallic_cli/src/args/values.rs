@@ -3,6 +3,7 @@
 use metallic::dispatch::{Backend, Policy, Segments, Share};
 use metallic::tensor::DType;
 use metallic_devices::Profile;
+use metallic_models::transformer::MOST_STEPS;
 
 /// `--sdpa-backend`, `--backend`.
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
@@ -73,6 +74,14 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..) => Ok(count),
         _ => Err("expected a whole number from 1".to_owned()),
+    }
+}
+
+/// `--steps-at-once`.
+pub(super) fn steps_at_once(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MOST_STEPS) => Ok(count),
+        _ => Err(format!("expected a whole number from 1 to {MOST_STEPS}")),
     }
 }
 

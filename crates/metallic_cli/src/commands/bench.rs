@@ -80,6 +80,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
                 tables.iter_mut().try_for_each(|table| table.row(&row))?;
             }
         }
+        let generated: usize = tests.iter().map(|test| test.n_gen).sum();
+        let runs = contexts(args).len() * (args.repetitions + 1);
+        summary::note_single_steps(&ctx, args.steps_at_once, generated.saturating_mul(runs));
         device::finish(&ctx)
     });
     // What was measured before a failure or Ctrl-C is whole all the same.
@@ -150,7 +153,7 @@ struct Samples {
     cold_ns: f64,
     warm_ns: Vec<f64>,
     backends: String,
-    /// Whether halves of blocks ran as one op each.
+    /// Whether halves of blocks, or whole steps, ran as one op each.
     segments: bool,
 }
 
@@ -206,6 +209,7 @@ impl Setting<'_> {
         let [attention, segments] = &before;
         let ran = summary::attention_runs(ctx).into_iter().filter(|run| !attention.contains(run));
         let mut backends: Vec<_> = ran.map(|run| run.selection.backend.name()).collect();
+        backends.sort_unstable();
         backends.dedup();
         let segments = summary::segment_runs(ctx).iter().any(|run| !segments.contains(run));
         Ok(Samples { cold_ns, warm_ns, backends: backends.join("+"), segments })

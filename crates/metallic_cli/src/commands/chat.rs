@@ -56,6 +56,7 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
     }
     let ended = talk(&mut conversation, &mut input, &system);
     input.save();
+    conversation.totals.note_single_steps(&ctx, args.generate.steps_at_once);
     note!("{}", summary::line(&ctx, &conversation.totals));
     device::finish(&ctx)?;
     ended

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use metallic::Context;
 use metallic::dispatch::Policies;
 use metallic_devices::KINDS;
+use metallic_devices::cpu::simd::Level;
 use metallic_devices::cuda::{self, CudaDevice};
 use metallic_instrumentation::Recorder;
 use serde_json::json;
@@ -57,6 +58,10 @@ pub(super) fn run(args: &DevicesArgs) -> Result<()> {
             }
         };
         writeln!(out, "{}  {}", ctx.device().id(), ctx.device().description())?;
+        if ctx.device().id().kind == "cpu" {
+            let levels: Vec<_> = Level::available().map(Level::name).collect();
+            writeln!(out, "  levels for --cpu-level: {}", levels.join(", "))?;
+        }
         for (op, backends) in kernels(&ctx) {
             let backends: Vec<String> = backends
                 .iter()

@@ -43,7 +43,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<()> {
         writeln!(out, "{line}")?;
     }
     let (segments, why) = ctx.registry().segments();
-    writeln!(out, "blocks: {} ({why})", if segments { "halves as one op" } else { "op by op" })?;
+    let blocks = if segments { "halves as one op where a kernel takes them" } else { "op by op" };
+    writeln!(out, "blocks: {blocks} ({why})")?;
     for part in &parts {
         writeln!(out, "\n{}", part.name)?;
         print(&mut out, &part.choices, args.backend.verbose)?;
@@ -87,15 +88,15 @@ fn explain(
 
 fn print(out: &mut impl Write, choices: &[Explanation], verbose: bool) -> io::Result<()> {
     let choices = if verbose { choices.to_vec() } else { merged(choices) };
-    let kernel = |backend: Backend, variant: &str| format!("{backend} {variant}");
-    let ran = |choice: &Explanation| kernel(choice.selection.backend, choice.selection.variant);
+    let kernel = |(backend, variant): (Backend, &str)| format!("{backend} {variant}");
+    let ran = |choice: &Explanation| choice.kernel.map_or_else(|| "op by op".to_owned(), kernel);
     let width = choices.iter().map(|choice| ran(choice).len()).max().unwrap_or(0);
     for choice in &choices {
-        let Explanation { selection, spec, others, calls } = choice;
+        let Explanation { op, reason, spec, others, calls, .. } = choice;
         let ran = ran(choice);
-        writeln!(out, "  {:<15} {ran:<width$} {calls:>4} ×  {}", selection.op, selection.reason)?;
+        writeln!(out, "  {op:<15} {ran:<width$} {calls:>4} ×  {reason}")?;
         if !others.is_empty() {
-            let others: Vec<_> = others.iter().map(|(b, variant)| kernel(*b, variant)).collect();
+            let others: Vec<_> = others.iter().copied().map(kernel).collect();
             writeln!(out, "  {:<15} else {}", "", others.join(", then "))?;
         }
         if verbose {
@@ -110,7 +111,8 @@ fn merged(choices: &[Explanation]) -> Vec<Explanation> {
     let mut merged: Vec<Explanation> = Vec::new();
     for choice in choices {
         let same = |other: &&mut Explanation| {
-            other.selection == choice.selection && other.others == choice.others
+            (other.op, other.kernel, &other.reason) == (choice.op, choice.kernel, &choice.reason)
+                && other.others == choice.others
         };
         match merged.iter_mut().find(same) {
             Some(other) => other.calls += choice.calls,
@@ -122,16 +124,17 @@ fn merged(choices: &[Explanation]) -> Vec<Explanation> {
 
 fn to_json(ctx: &Context, loaded: &Loaded, parts: &[Part]) -> Value {
     let choice = |choice: &Explanation| {
-        let Explanation { selection, spec, others, calls } = choice;
+        let Explanation { op, kernel, reason, spec, others, calls } = choice;
         let others: Vec<_> = others
             .iter()
             .map(|(backend, variant)| json!({ "backend": backend.name(), "variant": variant }))
             .collect();
         json!({
-            "op": selection.op,
-            "backend": selection.backend.name(),
-            "variant": selection.variant,
-            "reason": selection.reason,
+            "op": op,
+            // Both are null for a segment whose ops run one by one.
+            "backend": kernel.map(|(backend, _)| backend.name()),
+            "variant": kernel.map(|(_, variant)| variant),
+            "reason": reason,
             "calls": calls,
             "spec": spec,
             "others": others,

@@ -8,6 +8,7 @@ use metallic_models::gguf::Value;
 use metallic_models::kv_cache::KvCacheOptions;
 use metallic_models::source::ModelFiles;
 use metallic_models::transformer::config::ModelConfig;
+use metallic_models::transformer::rope::RopeScaling;
 use serde_json::json;
 
 use crate::args::{InspectArgs, ModelArgs};
@@ -181,7 +182,11 @@ fn print(files: &ModelFiles, plan: &Plan) -> Result<()> {
 
 fn rope(config: &ModelConfig) -> String {
     let rope = &config.rope;
-    format!("theta {}, {} dims, scaling {:?}", rope.theta, rope.dims, rope.scaling)
+    let scaling = match &rope.scaling {
+        RopeScaling::None => "no scaling".to_owned(),
+        scaling => format!("scaling {scaling:?}"),
+    };
+    format!("theta {}, {} dims, {scaling}", rope.theta, rope.dims)
 }
 
 /// The shortest number that is this f32, not the f64 beside it: 1e-6, not 9.999999974752427e-7.
@@ -191,9 +196,10 @@ fn json_f32(value: f32) -> serde_json::Value {
 
 /// A value in a line: arrays by length, texts cut.
 fn short(value: &Value) -> String {
-    let text = match json_value(value) {
-        serde_json::Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
+    let text = match (value, json_value(value)) {
+        (Value::Array(_), serde_json::Value::String(kind)) => kind,
+        (_, serde_json::Value::String(text)) => format!("{text:?}"),
+        (_, other) => other.to_string(),
     };
     match text.char_indices().nth(VALUE_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

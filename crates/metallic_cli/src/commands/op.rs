@@ -54,7 +54,7 @@ pub(super) fn sdpa(args: &OpSdpaArgs) -> Result<()> {
         }
         report["backend"] = json!(selection.backend.name());
         report["variant"] = json!(selection.variant);
-        report["reason"] = json!(selection.reason);
+        report["reason"] = json!(&*selection.reason);
         report["device"] = json!(ctx.device().id().to_string());
         report["caches"] = json!(summary::caches(&ctx));
         print_json(&report)?;

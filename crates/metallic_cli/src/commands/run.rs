@@ -102,6 +102,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
             return Err(Error::Output(failure));
         }
     }
+    totals.note_single_steps(&ctx, args.generate.steps_at_once);
     note!("{}", summary::line(&ctx, &totals));
     device::finish(&ctx)?;
     // A shell must not take half a text for a whole one.

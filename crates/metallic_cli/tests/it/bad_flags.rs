@@ -68,6 +68,10 @@ fn settings_outside_their_range() {
     run(&["-t", "0"]).fails(2, &["--threads"]);
     run(&["-t", "100000"]).fails(2, &["--threads", "from 1 to 4096"]);
     run(&["-c", "9999999999"]).fails(2, &["--ctx-size", "from 0 to 1073741824"]);
+    for steps in ["0", "17"] {
+        run(&["--steps-at-once", steps]).fails(2, &["--steps-at-once", "from 1 to 16"]);
+        metallic(&["bench", "--steps-at-once", steps]).fails(2, &["from 1 to 16"]);
+    }
     run(&["-ub", "0"]).fails(2, &["--ubatch-size"]);
     run(&["-c", "-1"]).fails(2, &["-1"]);
     run(&["--nonsense"]).fails(2, &["--nonsense", "metallic run --help"]);
@@ -89,6 +93,17 @@ fn a_prompt_must_be_there_and_fit() {
     metallic(&["run", "-p", "Once upon a time", "-n", "60", "-c", "32"])
         .fails(1, &["4 tokens", "60 more", "holds 32"]);
     metallic(&["run", "-p", "Once upon a time", "-c", "3"]).fails(1, &["holds 3"]);
+}
+
+#[test]
+fn several_steps_at_once_that_nothing_makes_are_told() {
+    let flags = ["--temp", "0", "-n", "4", "--steps-at-once"];
+    let run = |steps: &str| metallic(&[&["run", "-p", "a"], &flags[..], &[steps]].concat()).ok();
+    let told = run("4").stderr;
+    assert!(told.contains("--steps-at-once 4 changed nothing: cpu:0 ran no step as one"), "{told}");
+    assert!(!run("1").stderr.contains("--steps-at-once"));
+    let bench = ["bench", "-p", "0", "-n", "4", "-r", "1", "--steps-at-once", "2"];
+    assert!(metallic(&bench).ok().stderr.contains("--steps-at-once 2 changed nothing"));
 }
 
 #[test]

@@ -28,8 +28,8 @@ fn stdout_carries_the_text_alone_and_stderr_one_line() {
         "first token",
         "peak memory",
         "device cpu:0",
-        "sdpa graph (attention_block fused: auto",
-        "auto",
+        "sdpa graph (attention_block fused: x6 auto: prefill",
+        ", x42 auto: decode",
         "hits",
         "misses",
     ] {

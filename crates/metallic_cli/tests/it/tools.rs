@@ -170,36 +170,44 @@ fn without_a_network_pull_says_where_the_file_belongs() {
     metallic(&["pull", "no-hub-name"]).fails(2, &["org/repo"]);
 }
 
-/// (op, backend, variant) of each choice of one part.
-fn choices(part: &serde_json::Value) -> Vec<[String; 3]> {
-    let choices = part["choices"].as_array().unwrap().iter();
-    let mut choices: Vec<_> = choices
-        .map(|choice| ["op", "backend", "variant"].map(|key| choice[key].as_str().unwrap().into()))
-        .collect();
-    choices.sort();
-    choices.dedup();
-    choices
+/// (op, backend, variant) of a choice or an event; nothing for what is not there.
+fn chosen(choice: &serde_json::Value) -> [String; 3] {
+    ["op", "backend", "variant"].map(|key| choice[key].as_str().unwrap_or_default().to_owned())
 }
 
 #[test]
 fn explain_names_what_run_then_chooses() {
-    for backend in [&["--sdpa-backend", "legacy"][..], &["--segments", "off"], &[]] {
+    for (backend, halves) in [
+        (&["--sdpa-backend", "legacy"][..], &["attention_block"][..]),
+        (&["--segments", "off"], &[]),
+        (&[], &[]),
+    ] {
         let report = metallic(&[&["explain", "-p", "20", "--json"], backend].concat()).ok().json();
         let parts = report["parts"].as_array().unwrap();
         assert_eq!(parts.len(), 2, "{report}");
-        let explained = choices(&parts[0]);
+        let explained: Vec<_> =
+            parts[0]["choices"].as_array().unwrap().iter().map(chosen).collect();
         let dir = folder();
         let events = dir.path().join("events.jsonl");
         let run = ["run", "-p", "Once upon a time", "-n", "1", "--metrics", text(&events)];
         metallic(&[&run, backend].concat()).ok();
-        let events = std::fs::read_to_string(events).unwrap();
-        for line in events.lines().filter(|line| line.contains("KernelBackendSelected")) {
+        let mut declined = Vec::new();
+        for line in std::fs::read_to_string(events).unwrap().lines() {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
-            let ran = ["op", "backend", "variant"].map(|key| event[key].as_str().unwrap().into());
+            let ran = chosen(&event);
+            match event["event"].as_str() {
+                Some("KernelBackendSelected") => {}
+                Some("SegmentDeclined") => declined.push(ran[0].clone()),
+                _ => continue,
+            }
             // The sampler's choice among logits is no part of the model.
             assert!(ran[0] == "top_k" || explained.contains(&ran), "{ran:?} of {explained:?}");
         }
+        declined.dedup();
+        assert_eq!(declined, halves, "{backend:?}");
     }
+    let people = metallic(&["explain", "-p", "20", "--sdpa-backend", "legacy"]).ok().stdout;
+    assert!(people.contains("attention_block op by op"), "{people}");
     let people = metallic(&["explain", "-p", "20", "-d", "100"]).ok().stdout;
     for part in ["blocks: ", "prompt of 20 after 100", "one token after 120", "else legacy"] {
         assert!(people.contains(part), "{part} in {people}");

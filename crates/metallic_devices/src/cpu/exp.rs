@@ -20,7 +20,7 @@ const MIN_X: f32 = -87.336_54;
 
 /// e^x. Without branches, so loops over it vectorise.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // NaN passes through `clamp`, as through the arithmetic below.
     let clamped = x.clamp(MIN_X, MAX_X);
     let shifted = clamped * LOG2_E + ROUND;
@@ -48,7 +48,7 @@ pub fn exp(x: f32) -> f32 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn exp_avx512(x: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
+pub(crate) fn exp_avx512(x: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
     use std::arch::x86_64::*;
     // The bounds come first: with a NaN, max and min return their second operand.
     let clamped = _mm512_max_ps(_mm512_set1_ps(-120.0), _mm512_min_ps(_mm512_set1_ps(100.0), x));
@@ -71,7 +71,7 @@ pub fn exp_avx512(x: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub fn exp_avx2(x: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
+pub(crate) fn exp_avx2(x: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
     use std::arch::x86_64::*;
     let (low, high) = (_mm256_set1_ps(MIN_X), _mm256_set1_ps(MAX_X));
     // The bounds come first: with a NaN, max and min return their second operand.

@@ -14,28 +14,28 @@ use super::vector::{F32Lanes, Plain};
 
 /// A read-only matrix view: `rows × cols`, contiguous along `cols`.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     /// Element (r, c) is at `r * stride + c`.
-    pub data: &'a [f32],
+    pub(crate) data: &'a [f32],
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Columns.
-    pub cols: usize,
+    pub(crate) cols: usize,
     /// Elements from one row to the next; at least `cols`, unless there is one row.
-    pub stride: usize,
+    pub(crate) stride: usize,
 }
 
 /// A writable matrix view: `rows × cols`, contiguous along `cols`.
 #[derive(Debug)]
-pub struct MatrixMut<'a> {
+pub(crate) struct MatrixMut<'a> {
     /// Element (r, c) is at `r * stride + c`.
-    pub data: &'a mut [f32],
+    pub(crate) data: &'a mut [f32],
     /// Rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Columns.
-    pub cols: usize,
+    pub(crate) cols: usize,
     /// Elements from one row to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
 }
 
 fn covers(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
@@ -45,17 +45,17 @@ fn covers(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
 /// The operands of a product as the micro-kernels see them.
 #[derive(Clone, Copy)]
 pub(crate) struct RawGemm {
-    pub a: *const f32,
-    pub a_stride: usize,
-    pub b: *const f32,
-    pub b_stride: usize,
-    pub c: *mut f32,
-    pub c_stride: usize,
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
+    pub(crate) a: *const f32,
+    pub(crate) a_stride: usize,
+    pub(crate) b: *const f32,
+    pub(crate) b_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
     /// Adds to C instead of overwriting it.
-    pub accumulate: bool,
+    pub(crate) accumulate: bool,
 }
 
 fn raw(a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) -> RawGemm {
@@ -80,7 +80,7 @@ fn raw(a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) -> RawGemm {
 ///
 /// # Panics
 /// When shapes disagree or a view is longer than its data.
-pub fn gemm_f32_nt(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) {
+pub(crate) fn gemm_f32_nt(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) {
     assert!(a.cols == b.cols && a.rows == c.rows && b.rows == c.cols, "shapes of a · bᵀ");
     // SAFETY: the views cover their shapes.
     unsafe { gemm_nt_raw(level, raw(a, b, c, accumulate)) };
@@ -90,7 +90,7 @@ pub fn gemm_f32_nt(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumu
 ///
 /// # Panics
 /// When shapes disagree or a view is longer than its data.
-pub fn gemm_f32_nn(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) {
+pub(crate) fn gemm_f32_nn(level: Level, a: Matrix, b: Matrix, c: &mut MatrixMut, accumulate: bool) {
     assert!(a.cols == b.rows && a.rows == c.rows && b.cols == c.cols, "shapes of a · b");
     let gemm = raw(a, b, c, accumulate);
     // SAFETY: the views cover their shapes; `usable` only gives levels that the machine has.

@@ -1,9 +1,10 @@
 //! The CPU device: present everywhere, the reference for the others.
 //!
-//! `device` and `buffer` are the memory; `legacy` and `graph` are the kernels as the registry sees
+//! `device` and `buffer` are the memory, `cores` the threads; `legacy` and `graph` are the kernels as the registry sees
 //! them; the rest are number-crunching functions over slices that both are made of.
 
 mod buffer;
+mod cores;
 mod device;
 mod graph;
 mod legacy;
@@ -12,16 +13,21 @@ mod preference;
 mod attention;
 mod view;
 
-pub mod exp;
-pub mod gemm_f32;
-pub mod kernels;
+mod exp;
+mod gemm_f32;
 pub mod limits;
-pub mod linear;
 pub mod pool;
-pub mod quant;
 pub mod simd;
 mod vector;
 mod vector_math;
+
+// Not for users of the crate: its own benches, and tests of other devices, call single functions of these.
+#[doc(hidden)]
+pub mod kernels;
+#[doc(hidden)]
+pub mod linear;
+#[doc(hidden)]
+pub mod quant;
 
 #[cfg(test)]
 mod composed_tests;
@@ -39,9 +45,10 @@ use metallic::graph::kernels::{AttentionBlockGraphKernel, MlpBlockGraphKernel, S
 use metallic::op::Sdpa;
 use metallic::segment::{AttentionBlock, MlpBlock};
 
+use self::cores::Cpu;
 use self::graph::CpuGraphExecutor;
 use self::legacy::{
-    Cpu, LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
+    LegacyAdd, LegacyEmbedding, LegacyKvAppend, LegacyLinear, LegacyRmsNorm, LegacyRope,
     LegacySdpa, LegacySwiGlu, LegacyTopK,
 };
 

@@ -2,7 +2,8 @@
 //!
 //! Each class carries the ratio of legacy's time to graph's, measured side by side on two AVX-512
 //! cores with 14/2, 9/3, 28/4 and 8/8 heads of 64 and 128, f16 and f32 keys, at most 4096 of them
-//! (`metallic bench sdpa`, bench/runs/2026-11-23-amd-epyc-2c/classes.txt). The ranges are over shapes. Quantised keys are a class of their own.
+//! (`metallic bench sdpa`, bench/runs/2026-11-23-amd-epyc-2c/classes.txt). The ranges are over shapes.
+//! Quantised keys are a class of their own.
 
 use metallic::dispatch::{Backend, Preference};
 use metallic::op::{Phase, SdpaSpec};

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::gguf::bad;
+use super::growth::Growth;
 use super::special::SpecialTokens;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Tokenizer, byte_level, hf_steps, sentencepiece};
@@ -121,7 +122,8 @@ impl Tokenizer {
 
         let special = json.special(settings, &vocabulary, &|text| pipeline.token_to_id(text))?;
         let space_prefix = matches!(decoding, Decoding::SentencePiece { space_prefix: true });
-        Ok(Self::new(pipeline, vocabulary, special, space_prefix))
+        let growth = Growth::of(json.normalizer.as_ref(), json.pre_tokenizer.as_ref());
+        Ok(Self { growth, ..Self::new(pipeline, vocabulary, special, space_prefix) })
     }
 }
 

@@ -60,7 +60,7 @@ fn check_replace(step: &Value, index: usize) -> Result<()> {
 }
 
 /// A step, or those of a sequence of them, however deep.
-fn flat<'a>(step: Option<&'a Value>, inner: &str) -> Vec<&'a Value> {
+pub(super) fn flat<'a>(step: Option<&'a Value>, inner: &str) -> Vec<&'a Value> {
     let Some(step) = step else { return Vec::new() };
     match step.get(inner).and_then(Value::as_array) {
         Some(steps) => steps.iter().flat_map(|step| flat(Some(step), inner)).collect(),

@@ -16,5 +16,5 @@ mod whole_step;
 pub use model::{Logits, Model, ModelOptions};
 pub use next::Next;
 pub(crate) use queued::{Ask, QueuedSteps};
-pub use step::Batch;
 pub(crate) use step::StepFeeds;
+pub use step::{Batch, MOST_STEPS};

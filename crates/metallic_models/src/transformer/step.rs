@@ -136,7 +136,7 @@ pub(super) struct Call<'a> {
 const FEED_ALIGNMENT: usize = 64;
 
 /// The most steps that one call makes: what they cost beside their work is shared by as many.
-pub(super) const MOST_STEPS: usize = 16;
+pub const MOST_STEPS: usize = 16;
 
 /// What differs from one step of one token to the next, in one piece of device memory that a single
 /// write fills, what steps chose, and the place of the logits: the same addresses in every step.

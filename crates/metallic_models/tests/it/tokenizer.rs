@@ -317,6 +317,13 @@ fn steps_that_the_library_panics_on_are_refused() {
     for refused in normalizer(r#"{"type":"Prepend","prepend":""}"#) {
         assert!(refused.unwrap_err().to_string().contains("prepends a text of no length"));
     }
+    let doubling = vec![r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#; 60];
+    for grows in
+        normalizer(&format!(r#"{{"type":"Sequence","normalizers":[{}]}}"#, doubling.join(",")))
+    {
+        let refused = grows.unwrap().encode("a", false, false);
+        assert!(matches!(refused, Err(Error::TextGrows { bytes: 1, .. })), "{refused:?}");
+    }
     let table = r#"{"type":"Precompiled","precompiled_charsmap":"AAAA"}"#;
     for refused in normalizer(table) {
         assert!(refused.unwrap_err().to_string().contains("`Precompiled`"));

@@ -10,10 +10,11 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::model::check_regular;
-use crate::output::note;
 
 /// The tensors that are read.
 const KNOWN: [&str; 5] = ["q", "k", "v", "mask", "kv_lens"];
+/// One that may lie beside them: a result to compare with.
+const RESULT: &str = "out";
 
 /// An open input file.
 pub(super) struct Inputs<'a> {
@@ -34,7 +35,8 @@ impl<'a> Inputs<'a> {
     /// Reads `path`.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::Safetensors`].
+    /// [`Error::Read`], [`Error::Safetensors`]; [`Error::UnknownTensors`], since what is not read, as a
+    /// misspelt `mask` or `sinks`, would be missing from the result.
     pub(super) fn open(ctx: &'a Context, path: &Path) -> Result<Self> {
         check_regular(path).map_err(Error::read(path))?;
         std::fs::File::open(path).map_err(Error::read(path))?;
@@ -42,9 +44,12 @@ impl<'a> Inputs<'a> {
         let inputs = Self { ctx, path: path.to_owned(), bytes };
         check_offsets(&inputs.bytes).map_err(|error| inputs.broken(&error))?;
         let file = inputs.parse()?;
-        // A misspelt `mask` must not run unmasked without a word; a reference result may lie here.
-        for name in file.names().into_iter().filter(|name| !KNOWN.contains(name)) {
-            note!("warning: tensor `{name}` is ignored; `op sdpa` reads {}", KNOWN.join(", "));
+        let known = |name: &&str| KNOWN.contains(name) || *name == RESULT;
+        let mut unknown: Vec<_> = file.names().into_iter().filter(|name| !known(name)).collect();
+        if !unknown.is_empty() {
+            unknown.sort_unstable();
+            let (path, known) = (inputs.path.clone(), KNOWN.join(", "));
+            return Err(Error::UnknownTensors { path, names: unknown.join(", "), known });
         }
         drop(file);
         Ok(inputs)

@@ -15,7 +15,7 @@ use super::feeds::device_error;
 use super::mlp_block::MlpBlockPlan;
 use super::sdpa_node::SdpaPlan;
 use crate::cpu::buffer::Pool;
-use crate::cpu::legacy::Cpu;
+use crate::cpu::cores::Cpu;
 
 /// The CPU's executor.
 pub(crate) struct CpuGraphExecutor {

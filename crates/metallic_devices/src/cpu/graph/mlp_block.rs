@@ -10,8 +10,8 @@ use metallic::tensor::Tensor;
 
 use super::segment::{Opening, Projection, Scratch};
 use crate::cpu::buffer::{Pool, Rows};
+use crate::cpu::cores::Cpu;
 use crate::cpu::kernels::swiglu::swiglu_in_place;
-use crate::cpu::legacy::Cpu;
 use crate::cpu::linear::{Input, products};
 
 /// The plan of a `MlpBlock`.

@@ -8,7 +8,7 @@ use metallic::tensor::Tensor;
 use super::feeds::{optional_tensor, scalar, tensor};
 use super::sdpa::{Geometry, Plan};
 use crate::cpu::attention::{Attention, TensorMask};
-use crate::cpu::legacy::Cpu;
+use crate::cpu::cores::Cpu;
 use crate::cpu::view::View;
 use crate::sdpa_graph::{SdpaFeeds, only_sdpa};
 

@@ -3,9 +3,7 @@
 //!
 //! A task is a block of query positions of some heads that share a key head, so keys are decoded
 //! once for all of them and never expanded. Band masks come from the mask arena as tensors.
-//! Versions: every step has its own per level (`gemm_f32`, `softmax`). Measured on one core of a
-//! shared Zen 5 EPYC, 14 query and 2 key heads of width 64, f16: 512 tokens in 13.2 ms (70
-//! GFLOP/s), one token over 4096 keys in 0.34 ms from the caches.
+//! Versions: every step has its own per level (`gemm_f32`, `softmax`). Times: docs/cpu-performance.md.
 //! Not: fused, nor aware of what a band hides; `graph/sdpa` is.
 
 use std::cell::RefCell;

@@ -302,6 +302,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const __gri
     for (u32 i = threadIdx.x; i < words; i += THREADS) ((uint4 *)shared)[i] = ((const uint4 *)p.layers)[i];
     if (threadIdx.x == 0) works.fill(p);
     __syncthreads();
+    for (u32 i = threadIdx.x; i < (LAYER_PHASES + head_parts(p)) * WARPS; i += THREADS)
+        works.all[i / WARPS].share_out(i % WARPS);
+    __syncthreads();
     const Layer *layers = (const Layer *)shared;
     Ring ring(p, layers, works, shared + p.ring_at, steps_of(p));
 

@@ -14,6 +14,13 @@ struct Work {
     u32 chunks;
     u32 k;
     u32 to;  // where in the published words of a layer its units go
+    uint2 shares[WARPS];  // of each warp: its first item and the one after its last; piece and row of the first
+
+    // Called by a thread for each warp.
+    __device__ __forceinline__ void share_out(u32 warp) {
+        const u32 items = rows * chunks, item = items * warp / WARPS, chunk = rows ? item / rows : 0;
+        shares[warp] = make_uint2(item | items * (warp + 1) / WARPS << 16, chunk << 16 | (item - chunk * rows));
+    }
 };
 
 // Phases of a layer: QKV, O, gate and up, DOWN. After all layers comes the output matrix in parts.
@@ -91,25 +98,30 @@ __device__ __forceinline__ u32 rows_of_pair(const Step &p, u32 unit, u32 (&rows)
     return which;
 }
 
-// The start of row `row` of a block's own.
-__device__ __forceinline__ u64 row_start(
-    const Step &p, const Layer &layer, const Work &work, u32 row, const Matrix *&matrix) {
-    u32 at = work.first + row, which = work.kind == HEAD ? 0 : work.kind;
-    if (work.kind == GATE) at = work.first + row / 2, which += row % 2;
-    if (work.kind == Q) which = row_of_pair(p, work.first + row / 2, row % 2, at);
-    matrix = layer.matrices + which;
-    return matrix->start + (u64)at * matrix->row_bytes;
-}
+// A piece of a weight, the same in all layers.
+struct Piece {
+    u32 which, row, chunk;
+
+    Piece() = default;
+
+    // Item `item` of a block's own.
+    __device__ __forceinline__ Piece(const Step &p, const Work &work, u32 item) {
+        chunk = item / work.rows;
+        const u32 own = item - chunk * work.rows;
+        row = work.first + own, which = work.kind == HEAD ? 0 : work.kind;
+        if (work.kind == GATE) row = work.first + own / 2, which += own % 2;
+        if (work.kind == Q) which = row_of_pair(p, work.first + own / 2, own % 2, row);
+    }
+};
 
 // A place in a warp's items of a phase.
 struct Place {
     u32 item, end, chunk, row;
 
     __device__ __forceinline__ explicit Place(const Work &work) {
-        const u32 warp = threadIdx.x / WARP, items = work.rows * work.chunks;
-        item = items * warp / WARPS, end = items * (warp + 1) / WARPS;
-        chunk = work.rows ? item / work.rows : 0;
-        row = item - chunk * work.rows;
+        const uint2 share = work.shares[threadIdx.x / WARP];
+        item = share.x & 0xffff, end = share.x >> 16;
+        chunk = share.y >> 16, row = share.y & 0xffff;
     }
 
     __device__ __forceinline__ void advance(const Work &work, u32 items) {
@@ -117,6 +129,9 @@ struct Place {
         if (row == work.rows) row = 0, chunk++;
     }
 };
+
+// Weights of one plain type: their pieces start where their slots do.
+#define ALIGNED (WEIGHTS == 1 || WEIGHTS == 2 || WEIGHTS == 4)
 
 struct Ring {
     const Step &p;
@@ -129,6 +144,10 @@ struct Ring {
     // bytes, type and the place in the slot where it begins.
     u64 start;
     u32 what;
+    // Its piece of every layer, where a warp has at most 32 of one; how many those are, NOTHING before they
+    // were found, or 0.
+    Piece kept;
+    u32 kept_count;
     // Of these pieces, `next` is asked for next; `base` of the layer came before them.
     u32 next, count, base;
     u32 layer, steps;  // steps are left with that of the pieces; 0: nothing is left
@@ -150,6 +169,7 @@ struct Ring {
         filling = reading = parity = 0;
         next = count = base = layer = 0;
         policy = read_once();
+        kept_count = NOTHING;
         if (threadIdx.x % WARP == 0)
             for (u32 slot = 0; slot < p.slots; slot++) make_barrier(full + slot);
         barriers_are_made();
@@ -164,19 +184,25 @@ struct Ring {
         for (;;) {
             if (steps == 0) return false;
             const bool head = layer == p.layer_count;
+            if (!head && base == 0 && kept_count - 1 < WARP) {
+                if (threadIdx.x % WARP < kept_count) find(kept);
+                next = 0, base = count = kept_count;
+                return true;
+            }
             const Work *work = works.all + (head ? LAYER_PHASES : 0);
             const Work *const end = head ? work + phases - LAYER_PHASES * p.layer_count : work + LAYER_PHASES;
             const Work *own = nullptr;
             u32 total = 0, item = base + threadIdx.x % WARP, at = 0;
 #pragma unroll 1
             for (; work < end; work++) {
-                const u32 items = work->rows * work->chunks, first = items * warp / WARPS;
-                const u32 mine = items * (warp + 1) / WARPS - first;
+                const u32 share = work->shares[warp].x, first = share & 0xffff, mine = (share >> 16) - first;
                 if (item >= total && item - total < mine) own = work, at = first + item - total;
                 total += mine;
             }
             if (base < total) {
-                if (own) find(*own, at);
+                Piece piece = {};
+                if (own) piece = Piece(p, *own, at), find(piece);
+                if (!head && kept_count == NOTHING) kept = piece, kept_count = total <= WARP ? total : 0;
                 next = 0, count = total - base < WARP ? total - base : WARP, base += count;
                 return true;
             }
@@ -186,17 +212,15 @@ struct Ring {
         }
     }
 
-    // Makes item `item` of `work` this lane's.
-    __device__ __forceinline__ void find(const Work &work, u32 item) {
-        const u32 chunk = item / work.rows;
-        const Matrix *matrix;
-        const u64 row = row_start(p, layers[layer], work, item - chunk * work.rows, matrix);
-        const u32 offset = chunk * matrix->piece_bytes, left = matrix->row_bytes - offset;
-        const u32 bytes = left < matrix->piece_bytes ? left : matrix->piece_bytes;
-        const u64 from = row + offset;
-        const u32 skew = (u32)from & 15;
+    // Makes a piece of the layer this lane's.
+    __device__ __forceinline__ void find(const Piece &piece) {
+        const Matrix &matrix = layers[layer].matrices[piece.which];
+        const u32 offset = piece.chunk * matrix.piece_bytes, left = matrix.row_bytes - offset;
+        const u32 bytes = left < matrix.piece_bytes ? left : matrix.piece_bytes;
+        const u64 from = matrix.start + (u64)piece.row * matrix.row_bytes + offset;
+        const u32 skew = ALIGNED ? 0 : (u32)from & 15;
         start = from - skew;
-        what = ((skew + bytes + 15) & ~15u) << 16 | matrix->dtype << 8 | skew;
+        what = ((skew + bytes + 15) & ~15u) << 16 | matrix.dtype << 8 | skew;
     }
 
     // Asks for the next pieces; the slots they go to are free.
@@ -208,7 +232,7 @@ struct Ring {
             const u32 own = threadIdx.x % WARP - next;
             if (own < some) {
                 const u32 slot = filling + own - (filling + own >= p.slots ? p.slots : 0);
-                notes[slot] = what & 0xffff;
+                if (!ALIGNED) notes[slot] = what & 0xffff;
                 copy_ahead(slots + slot * p.slot_bytes, start, what >> 16, full + slot, policy);
             }
             next += some, pieces -= some, filling += some;
@@ -221,6 +245,10 @@ struct Ring {
         const bool wraps = reading + ahead >= p.slots;
         const u32 at = reading + ahead - (wraps ? p.slots : 0);
         wait_for(full + at, parity ^ wraps);
+        if (ALIGNED) {
+            dtype = WEIGHTS >> 1;
+            return slots + at * p.slot_bytes;
+        }
         const u32 note = notes[at];
         dtype = note >> 8;
         return slots + at * p.slot_bytes + (note & 255);

@@ -6,8 +6,8 @@
 //! keys that a mask gives no weight: so when a sum is not finite in the end, the caller starts
 //! again with the general loop, which looks at each such key.
 //!
-//! Not: the usual shapes on AVX-512 (`few_lanes.rs`), the first product (`few_scores.rs`), unpacked tiles (`block.rs`), the rows that stand for
-//! queries and their masks (`attention.rs`).
+//! Not: the usual shapes on AVX-512 (`few_lanes.rs`), the first product (`few_scores.rs`), unpacked
+//! tiles (`block.rs`), the rows that stand for queries and their masks (`attention.rs`).
 
 use std::ops::Range;
 

@@ -5,14 +5,11 @@
 //! for all of them. Blocks of keys that a band hides from all rows are never touched. When there
 //! are fewer such items than threads can share, the keys are cut too and the parts merged.
 //!
-//! Measured on a shared Zen 5 EPYC, AVX-512, 14 query and 2 key heads of width 64, f16
-//! (`benches/sdpa_kernels.rs`): 512 tokens in 4.8 ms on one core, where the composed kernels take
-//! 13.2 ms; one token over 4096 keys in 0.19 ms on one core from the caches and 0.25 ms from
-//! memory, where the composed kernels take 0.34 and 0.52 ms. Asking for keys ahead of decoding
-//! them brought the last from 0.61 ms.
+//! Times beside the composed kernels: docs/cpu-performance.md, measured by `metallic bench sdpa`.
 //!
-//! Files: `tile` packs, `product` multiplies, `softmax` normalises, `block` puts them together
-//! for one item, `merge` joins cut keys.
+//! Files: `block` is one item; for few rows it calls `few`, whose scores are `few_scores` and whose
+//! form for the usual shapes on AVX-512 is `few_lanes`; for more rows `tile` packs, `product` multiplies,
+//! `softmax` normalises. `merge` joins cut keys.
 //! Not: mask matrices for bands, and not f16 arithmetic: all sums are f32.
 
 mod block;

@@ -34,9 +34,9 @@ pub(super) struct Sizes {
     pub vocab: usize,
 }
 
-/// Most bytes of a block's rings. More of the weights on their way cost more than they bring: what
-/// blocks say to each other waits behind them (docs/cuda.md, Version 5).
-const MOST_AHEAD: usize = 145 << 10;
+/// Most bytes of a block's rings, for plain and for quantised weights. More of the weights on their way cost
+/// more than they bring: what blocks say to each other waits behind them (docs/cuda.md, Versions 5 and 6).
+const MOST_AHEAD: [usize; 2] = [170 << 10, 110 << 10];
 
 /// Places in a block's shared memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +98,14 @@ pub(super) fn picks_bytes(blocks: usize) -> usize {
     2 * blocks * 4 * size_of::<u64>()
 }
 
+/// Most bytes of the rings for weights of `types`.
+fn most_ahead(types: &[DType]) -> usize {
+    MOST_AHEAD[usize::from(types.iter().all(|dtype| dtype.is_quantized()))]
+}
+
 /// Shared memory of a block beside its layout.
 fn own_bytes(head_dim: usize) -> usize {
-    WARPS * (head_dim + 4) * size_of::<f32>() + 1024
+    WARPS * (head_dim + 4) * size_of::<f32>() + 3072
 }
 
 impl Layout {
@@ -137,7 +142,7 @@ impl Layout {
         let own = own_bytes(head_dim);
         // A barrier and a note each, rounded up once.
         let left = room.checked_sub(own + ring_at + 128)?;
-        let slots = left.min(MOST_AHEAD) / (WARPS * (slot_bytes + 12));
+        let slots = left.min(most_ahead(types)) / (WARPS * (slot_bytes + 12));
         let rings = (WARPS * slots * 12).next_multiple_of(128) + WARPS * slots * slot_bytes;
         let shared_bytes = ring_at + rings;
         let fits = slots >= FEWEST_SLOTS
@@ -174,9 +179,10 @@ mod tests {
             let own = own_bytes(64);
             assert!(layout.shared_bytes + own <= ROOM, "{layout:?}");
             let each = WARPS * (layout.slot_bytes + 12);
-            let full = layout.shared_bytes + own + each + 256 > ROOM;
-            assert!(full || (layout.slots + 1) * each > MOST_AHEAD, "{layout:?}");
-            assert!(layout.slots * each <= MOST_AHEAD, "{layout:?}");
+            let (full, most) =
+                (layout.shared_bytes + own + each + 256 > ROOM, most_ahead(&[dtype]));
+            assert!(full || (layout.slots + 1) * each > most, "{layout:?}");
+            assert!(layout.slots * each <= most, "{layout:?}");
             for at in [layout.stream_at, layout.input_at, layout.sums_at, layout.slot_bytes] {
                 assert!(at.is_multiple_of(16), "{layout:?}");
             }
