@@ -4,8 +4,8 @@ First the kernels between the products of many rows, against f64 loops; then the
 draws tokens in it (against the draws of the host's sampler) and the kernels of attention for few rows and for Hopper, a
 fiber for each thread and a system thread for each block (`tests/softcuda/device.hpp`), whose instructions have
 stand-ins; then, with a program that is built already, a prompt and texts on `--device cuda` over stand-ins for NVIDIA's
-libraries (`tests/softcuda/nvidia.cpp`), against the CPU: every launch is the program's own. It says nothing of speed, of the machine's
-own arithmetic, of recorded steps or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
+libraries (`tests/softcuda/nvidia.cpp`), against the CPU: every launch is the program's own. It says nothing of speed, of
+the machine's own arithmetic or of other kernels built on PTX. Needs a C++20 compiler. Run through scripts/test-softcuda.
 """
 
 import argparse

@@ -104,7 +104,7 @@ pub(crate) fn note_single_steps(ctx: &Context, asked: Option<usize>, steps: usiz
         note!(
             "warning: --steps-at-once {asked} changed nothing: each of {steps} steps was a call of \
              its own, since several are made at once only where the device chooses their tokens \
-             (as with --temp 0)"
+             (--temp 0, or --top-k 2 to 64 without penalties, --logit-bias and --typical)"
         );
     }
 }

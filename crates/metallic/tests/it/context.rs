@@ -15,6 +15,9 @@ fn values_go_up_and_come_back() {
     assert!(wrong.to_string().contains("23 bytes"), "{wrong}");
     let imported = ctx.import(DType::F16, [2], HostBytes::new(vec![0, 0x3c, 0, 0x40])).unwrap();
     assert_eq!(ctx.download(&imported).unwrap(), [0, 0x3c, 0, 0x40]);
+    let second = imported.narrow(0, 1, 1).unwrap();
+    assert_eq!(ctx.download_later(&second).unwrap().wait().unwrap(), [0, 0x40]);
+    assert!(matches!(ctx.download_later(&column), Err(Error::View { what: "download", .. })));
     assert!(matches!(ctx.download_f32(&imported), Err(Error::DType { expected: "f32", .. })));
     assert!(ctx.import(DType::F16, [3], HostBytes::new(vec![0; 4])).is_err());
 }
