@@ -35,7 +35,7 @@ pub(super) struct Sizes {
 }
 
 /// Most bytes of a block's rings, for plain and for quantised weights. More of the weights on their way cost
-/// more than they bring: what blocks say to each other waits behind them (docs/cuda.md, Versions 5 and 6).
+/// more than they bring: what blocks say to each other waits behind them (docs/cuda.md, Versions 5 and 7).
 const MOST_AHEAD: [usize; 2] = [170 << 10, 110 << 10];
 
 /// Places in a block's shared memory, in bytes.
