@@ -130,6 +130,8 @@ struct Place {
     }
 };
 
+// Whether pieces are found once for all layers. That takes registers, which products of plain weights need.
+#define KEEPS (WEIGHTS >> 5 != 0)
 // Weights of one plain type: their pieces start where their slots do.
 #define ALIGNED (WEIGHTS == 1 || WEIGHTS == 2 || WEIGHTS == 4)
 
@@ -184,7 +186,7 @@ struct Ring {
         for (;;) {
             if (steps == 0) return false;
             const bool head = layer == p.layer_count;
-            if (!head && base == 0 && kept_count - 1 < WARP) {
+            if (KEEPS && !head && base == 0 && kept_count - 1 < WARP) {
                 if (threadIdx.x % WARP < kept_count) find(kept);
                 next = 0, base = count = kept_count;
                 return true;
@@ -202,7 +204,7 @@ struct Ring {
             if (base < total) {
                 Piece piece = {};
                 if (own) piece = Piece(p, *own, at), find(piece);
-                if (!head && kept_count == NOTHING) kept = piece, kept_count = total <= WARP ? total : 0;
+                if (KEEPS && !head && kept_count == NOTHING) kept = piece, kept_count = total <= WARP ? total : 0;
                 next = 0, count = total - base < WARP ? total - base : WARP, base += count;
                 return true;
             }
