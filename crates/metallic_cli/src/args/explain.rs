@@ -12,10 +12,9 @@ use super::{BackendArgs, ContextArgs, IntList, ModelArgs, values};
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Prompt lengths
-    #[arg(short = 'p', long, value_name = "LIST", default_value = "512")]
-    #[arg(value_parser = values::int_list)]
-    pub(crate) n_prompt: IntList,
+    /// Prompt lengths [default: 512, or as many as fit the context]
+    #[arg(short = 'p', long, value_name = "LIST", value_parser = values::int_list)]
+    pub(crate) n_prompt: Option<IntList>,
     /// Tokens in the cache beforehand
     #[arg(short = 'd', long, value_name = "LIST", default_value = "0")]
     #[arg(value_parser = values::int_list)]

@@ -14,6 +14,9 @@ use crate::model::{self, Loaded};
 use crate::output::print_json;
 use crate::{device, policy};
 
+/// Tokens of a prompt where no other length is asked for and the context allows it.
+const USUAL_PROMPT: usize = 512;
+
 /// Part of a request, and what would run.
 struct Part {
     name: String,
@@ -30,7 +33,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<()> {
     let loaded = model::load(&ctx, &args.model, args.context.exact, args.backend.verbose)?;
     let mut parts = Vec::new();
     for &depth in &args.n_depth.0 {
-        for &prompt in &args.n_prompt.0 {
+        let given = args.n_prompt.as_ref().map(|lengths| lengths.0.as_slice());
+        for prompt in given.map_or(vec![None], |all| all.iter().copied().map(Some).collect()) {
             parts.extend(explain(args, &ctx, &loaded, depth, prompt)?);
         }
     }
@@ -52,16 +56,19 @@ pub(super) fn run(args: &ExplainArgs) -> Result<()> {
     Ok(())
 }
 
-/// A prompt of `prompt` tokens after `depth` others, and one token after both.
+/// A prompt of `prompt` tokens after `depth` others, and one token after both; without a length, the usual
+/// one, or what the context holds.
 fn explain(
     args: &ExplainArgs,
     ctx: &Context,
     loaded: &Loaded,
     depth: usize,
-    prompt: usize,
+    prompt: Option<usize>,
 ) -> Result<Vec<Part>> {
+    let wanted = depth + prompt.unwrap_or(USUAL_PROMPT) + 1;
+    let context = args.context.context_len(loaded.model.config(), wanted);
+    let prompt = prompt.unwrap_or_else(|| USUAL_PROMPT.min(context.saturating_sub(depth + 1)));
     let total = depth + prompt + 1;
-    let context = args.context.context_len(loaded.model.config(), total);
     if total > context {
         return Err(Error::BenchTooLong { depth, tokens: prompt + 1, context });
     }

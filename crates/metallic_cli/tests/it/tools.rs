@@ -212,6 +212,9 @@ fn explain_names_what_run_then_chooses() {
     for part in ["blocks: ", "prompt of 20 after 100", "one token after 120", "else legacy"] {
         assert!(people.contains(part), "{part} in {people}");
     }
+    // As many tokens as the embedded model's context holds before one more.
+    let people = metallic(&["explain"]).ok().stdout;
+    assert!(people.contains("prompt of 511 after 0"), "{people}");
     metallic(&["explain", "-p", "4000", "-c", "512"]).fails(1, &["512", "-c"]);
     metallic(&["explain", "--sdpa-backend", "fast"]).fails(2, &["legacy", "graph"]);
 }
